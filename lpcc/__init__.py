@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from lpcc.errors import ModelError as ModelError
     from lpcc.errors import PassError as PassError
     from lpcc.errors import UsageError as UsageError
-    from lpcc.optimize import Result as Result
-    from lpcc.optimize import optimize as optimize
+    from lpcc.driver import Result as Result
+    from lpcc.driver import optimize as optimize
     from lpcc.pipeline import Changes as Changes
     from lpcc.pipeline import Context as Context
     from lpcc.pipeline import Fidelity as Fidelity
@@ -36,8 +36,8 @@ _HOME = {
     "ModelError": "lpcc.errors",
     "PassError": "lpcc.errors",
     "UsageError": "lpcc.errors",
-    "Result": "lpcc.optimize",
-    "optimize": "lpcc.optimize",
+    "Result": "lpcc.driver",
+    "optimize": "lpcc.driver",
     "Changes": "lpcc.pipeline",
     "Context": "lpcc.pipeline",
     "Fidelity": "lpcc.pipeline",
