@@ -1,0 +1,61 @@
+"""Constants whose data stays in its protobuf message until somebody reads the values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
+
+
+def numpy_dtype(elem_type: int) -> np.dtype[Any] | None:
+    """NumPy (or ml_dtypes) type of an ONNX element type; strings are objects; None where ONNX gives no type."""
+    if elem_type == TensorProto.UNDEFINED:
+        return None
+    return np.dtype(helper.tensor_dtype_to_np_dtype(elem_type))
+
+
+def elem_type(dtype: Any) -> int:
+    """ONNX element type of a NumPy type, of an ml_dtypes type, or of an ONNX element type itself."""
+    if isinstance(dtype, int):
+        return dtype
+    return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+class Lazy(LazyValues):  # type: ignore[misc]
+    """Values of a dense tensor. Written back byte for byte if they were never read."""
+
+    def __init__(self, tensor: onnx.TensorProto) -> None:
+        self.tensor = tensor
+        self.shape = list(tensor.dims)
+        self.dtype = numpy_dtype(tensor.data_type)
+        self.nbytes = int(np.prod(self.shape, dtype=np.int64)) * (self.dtype.itemsize if self.dtype else 0)
+
+    def load(self) -> np.ndarray:
+        """Values as an array of this shape and type. Not writable: weights are shared, a pass makes new ones."""
+        array = numpy_helper.to_array(self.tensor)
+        array.flags.writeable = False
+        return array
+
+
+class Sparse(SparseValues):  # type: ignore[misc]
+    """Values of a sparse tensor in coordinate form. Written back as they came if they were never read."""
+
+    def __init__(self, tensor: onnx.SparseTensorProto) -> None:
+        self.tensor = tensor
+        self.shape = list(tensor.dims)
+        self.dtype = numpy_dtype(tensor.values.data_type)
+        self.nbytes = int(np.prod(self.shape, dtype=np.int64)) * (self.dtype.itemsize if self.dtype else 0)
+
+    def load(self) -> np.ndarray:
+        """Values as a dense array."""
+        dense = np.zeros(self.shape, dtype=self.dtype)
+        indices = numpy_helper.to_array(self.tensor.indices)
+        values = numpy_helper.to_array(self.tensor.values)
+        if indices.ndim == 2:
+            dense[tuple(indices.T)] = values
+        else:
+            dense.reshape(-1)[indices] = values
+        return dense

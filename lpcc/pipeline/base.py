@@ -1,0 +1,131 @@
+"""What a pass is: a named, frozen rewrite of a graph with a contract that is checked like those of the built-in ones."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, ClassVar
+
+from lpcc import edit
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from lpcc.pipeline.context import Context
+
+
+class Fidelity(Enum):
+    """How close a pass keeps the outputs to those of the model before it."""
+
+    EXACT = "exact"  # equal within rounding
+    APPROXIMATE = "approximate"  # judged by the accuracy budget
+    RETRAINED = "retrained"  # weights are learned anew; judged by the accuracy budget
+
+
+class Need(Enum):
+    """What a pass needs beyond the graph. Checked for the whole pipeline before any work is done."""
+
+    CALIBRATION = "calibration"  # images, real or synthesised
+    LABELS = "labels"  # labelled images
+    TRAINER = "trainer"  # the training extra (torch)
+    TARGET = "target"  # a target device
+
+
+@dataclass(frozen=True)
+class Range:
+    """Closed range of a numeric option, as in ``Annotated[float, Range(0, 1)]``."""
+
+    min: float | None = None
+    max: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+
+    def __str__(self) -> str:
+        if self.max is None:
+            return f"at least {self.min:g}" if self.min is not None else "any number"
+        return f"at most {self.max:g}" if self.min is None else f"between {self.min:g} and {self.max:g}"
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """One thing that a pass did: at which node, and what."""
+
+    node: str
+    what: str
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """One place where a pass could have acted and did not: at which node, and why."""
+
+    node: str
+    reason: str
+
+
+@dataclass
+class Changes:
+    """What a pass did to a graph and what it refused. True when the graph changed."""
+
+    rewrites: list[Rewrite] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
+
+    def done(self, node: gs.Node | str, what: str) -> None:
+        """Record a rewrite at `node`; `what` is a short constant phrase, by which rewrites are counted."""
+        self.rewrites.append(Rewrite(edit.label(node), what))
+
+    def refuse(self, node: gs.Node | str, reason: str) -> None:
+        """Record that `node` was left alone, and why."""
+        self.refused.append(Refusal(edit.label(node), reason))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rewrites of each kind, in the order of first occurrence."""
+        return dict(Counter(rewrite.what for rewrite in self.rewrites))
+
+    def __bool__(self) -> bool:
+        return bool(self.rewrites)
+
+
+Analysis = Callable[["gs.Graph"], object]
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """A named graph rewrite. Its fields are its options; its class variables are its contract.
+
+    A pass changes the graph in place and says what it did. It never changes the model's interface: names, types and
+    order of inputs and outputs. What it does not understand it leaves alone, with the reason in `Changes.refused`.
+    """
+
+    name: ClassVar[str]
+    fidelity: ClassVar[Fidelity]
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    @abstractmethod
+    def run(self, graph: gs.Graph, ctx: Context) -> Changes:
+        """Rewrite `graph` in place; the result counts what changed, and notes what was refused and why."""
+
+    def __str__(self) -> str:
+        from lpcc.pipeline.syntax import format_pass
+
+        return format_pass(self)
+
+
+@dataclass(frozen=True)
+class LocalPass(Pass):
+    """A pass that treats the main graph and the bodies of If, Loop and Scan alike, one graph at a time."""
+
+    def run(self, graph: gs.Graph, ctx: Context) -> Changes:
+        """Call `rewrite` on the graph and on each nested subgraph, outermost first."""
+        changes = Changes()
+        for scope in edit.graphs(graph):
+            self.rewrite(scope, ctx, changes)
+        return changes
+
+    @abstractmethod
+    def rewrite(self, graph: gs.Graph, ctx: Context, changes: Changes) -> None:
+        """Rewrite one graph, not its subgraphs, in place."""

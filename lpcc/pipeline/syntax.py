@@ -1,0 +1,261 @@
+"""Pipelines and their text form, both ways, as in MLIR: ``fold-bn,quantize{ranges=mse skip=conv1,conv2}``.
+
+    pipeline := item ("," item)*
+    item     := name ["{" [option (" " option)*] "}"]
+    option   := name "=" value
+    value    := element ("," element)*          elements may be quoted: "a b"
+
+A name is a pass or a named pipeline such as ``exact``, which stands for its passes and keeps its name in the text.
+Options that have their default value are left out, so that ``str(Pipeline.parse(text)) == text`` for text in that form.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, fields
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from lpcc.errors import UsageError
+from lpcc.pipeline.base import Pass, Range
+
+_SPECIAL = set(',{}= "\\')
+
+
+@dataclass(frozen=True)
+class Named:
+    """A named pipeline within a pipeline: it runs as its passes and prints as its name."""
+
+    name: str
+    passes: tuple[Pass, ...]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Passes to be run in order. `items` keeps named pipelines as they were written."""
+
+    items: tuple[Pass | Named, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Pipeline:
+        """Pipeline from its text form.
+
+        Raises:
+            UsageError: the text is no pipeline; the message points at the column and lists what is known.
+        """
+        from lpcc.pipeline.known import known_passes, named_pipelines
+
+        return _Parser(text, known_passes(), named_pipelines()).pipeline()
+
+    @property
+    def passes(self) -> tuple[Pass, ...]:
+        """The passes in the order in which they run."""
+        return tuple(self)
+
+    def __iter__(self) -> Iterator[Pass]:
+        for item in self.items:
+            if isinstance(item, Named):
+                yield from item.passes
+            else:
+                yield item
+
+    def __str__(self) -> str:
+        return ",".join(str(item) for item in self.items)
+
+
+def format_pass(item: Pass) -> str:
+    """Text form of one pass, with the options that differ from their defaults."""
+    written = []
+    for option in fields(item):
+        value = getattr(item, option.name)
+        if value != _default(option):
+            written.append(f"{option.name.replace('_', '-')}={_format(value)}")
+    return item.name + ("{" + " ".join(written) + "}" if written else "")
+
+
+def options_of(kind: type[Pass]) -> dict[str, tuple[Any, Any]]:
+    """Options of a pass by their written names: annotation and default (MISSING where there is none)."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {option.name.replace("_", "-"): (hints[option.name], _default(option)) for option in fields(kind)}
+
+
+def describe(annotation: Any) -> str:
+    """What an option accepts, in words."""
+    base, bounds = _unwrap(annotation)
+    if get_origin(base) is Literal:
+        return "one of " + ", ".join(str(choice) for choice in get_args(base))
+    if get_origin(base) is tuple:
+        return f"a list of {describe(get_args(base)[0])}"
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[base]
+    return f"{words} {bounds}" if bounds else words
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Hint at the end of an error: the nearest known names, and all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}? " if close else ""
+    return f"{hint}known: {', '.join(known)}"
+
+
+def _default(option: Field[Any]) -> Any:
+    return option.default_factory() if option.default_factory is not MISSING else option.default
+
+
+def _format(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ",".join(_format(item) for item in value) if value else '""'
+    if value is None:
+        return "none"
+    if isinstance(value, str):
+        return json.dumps(value) if not value or _SPECIAL & set(value) or not value.isprintable() else value
+    return repr(value)
+
+
+def _unwrap(annotation: Any) -> tuple[Any, Range | None]:
+    """The bare type of an option and its range; None as an alternative is dropped."""
+    bounds = None
+    if get_origin(annotation) in (typing.Union, types.UnionType):
+        (annotation,) = [a for a in get_args(annotation) if a is not type(None)]
+    if get_origin(annotation) is Annotated:
+        annotation, *extras = get_args(annotation)
+        bounds = next((extra for extra in extras if isinstance(extra, Range)), None)
+        inner, inner_bounds = _unwrap(annotation)
+        return inner, bounds or inner_bounds
+    return annotation, bounds
+
+
+def _optional(annotation: Any) -> bool:
+    return type(None) in get_args(annotation) or (
+        get_origin(annotation) is Annotated and _optional(get_args(annotation)[0])
+    )
+
+
+class _Parser:
+    """Recursive descent over the text; every error knows its column."""
+
+    def __init__(self, text: str, known: Mapping[str, type[Pass]], named: Mapping[str, str]) -> None:
+        self.text = text
+        self.at = 0
+        self.known = known
+        self.named = named
+
+    def pipeline(self) -> Pipeline:
+        items = [self.item()]
+        while self.at < len(self.text):
+            self.expect(",")
+            items.append(self.item())
+        return Pipeline(tuple(items))
+
+    def item(self) -> Pass | Named:
+        start = self.at
+        name = self.word("the name of a pass")
+        if name in self.named:
+            inner = _Parser(self.named[name], self.known, {k: v for k, v in self.named.items() if k != name})
+            return Named(name, inner.pipeline().passes)
+        if name not in self.known:
+            raise self.error(start, f"unknown pass `{name}`; {nearest(name, [*self.known, *self.named])}")
+        kind = self.known[name]
+        options = self.options(kind) if self.peek() == "{" else {}
+        missing = [o for o, (_, d) in options_of(kind).items() if d is MISSING and o.replace("-", "_") not in options]
+        if missing:
+            raise self.error(start, f"pass `{name}` needs the option `{missing[0]}`")
+        try:
+            return kind(**options)
+        except ValueError as error:
+            raise self.error(start, f"pass `{name}`: {error}") from error
+
+    def options(self, kind: type[Pass]) -> dict[str, Any]:
+        self.expect("{")
+        known = options_of(kind)
+        found: dict[str, Any] = {}
+        while self.peek() != "}":
+            start = self.at
+            name = self.word("the name of an option")
+            if name not in known:
+                hint = nearest(name, known) if known else "it has none"
+                raise self.error(start, f"pass `{kind.name}` has no option `{name}`; {hint}")
+            if name.replace("-", "_") in found:
+                raise self.error(start, f"option `{name}` is given twice")
+            self.expect("=")
+            found[name.replace("-", "_")] = self.value(name, known[name][0])
+            if self.peek() == " ":
+                self.at += 1
+            elif self.peek() != "}":
+                raise self.error(self.at, "expected a space, `}` or `,`")
+        self.expect("}")
+        return found
+
+    def value(self, name: str, annotation: Any) -> Any:
+        start = self.at
+        elements = [self.element()]
+        while self.peek() == ",":
+            self.at += 1
+            elements.append(self.element())
+        base, bounds = _unwrap(annotation)
+        texts = [text for text, _ in elements]
+        if get_origin(base) is tuple:
+            if elements == [("", True)]:
+                return ()
+            inner = get_args(base)[0]
+            return tuple(self.convert(start, name, text, *_unwrap(inner)) for text in texts)
+        if len(elements) != 1:
+            raise self.error(start, f"option `{name}` takes one value: {describe(annotation)}")
+        if elements[0] == ("none", False) and _optional(annotation):
+            return None
+        return self.convert(start, name, texts[0], base, bounds)
+
+    def convert(self, start: int, name: str, text: str, base: Any, bounds: Range | None) -> Any:
+        value: Any = text
+        try:
+            if get_origin(base) is Literal:
+                value = {str(choice): choice for choice in get_args(base)}[text]
+            elif base is bool:
+                value = {"true": True, "false": False}[text]
+            elif base in (int, float):
+                value = base(text)
+                if value != value or (bounds is not None and value not in bounds):
+                    raise ValueError
+        except (KeyError, ValueError):
+            expected = describe(Annotated[base, bounds] if bounds else base)
+            raise self.error(start, f"option `{name}` takes {expected}, not `{text}`") from None
+        return value
+
+    def element(self) -> tuple[str, bool]:
+        """One element of a value, and whether it was quoted."""
+        if self.peek() == '"':
+            try:
+                text, length = json.JSONDecoder().raw_decode(self.text[self.at :])
+            except json.JSONDecodeError:
+                raise self.error(self.at, "unclosed or malformed quotes") from None
+            self.at += length
+            return str(text), True
+        return self.word("a value"), False
+
+    def word(self, what: str) -> str:
+        start = self.at
+        while self.at < len(self.text) and self.text[self.at] not in _SPECIAL:
+            self.at += 1
+        if self.at == start:
+            raise self.error(start, f"expected {what}")
+        return self.text[start : self.at]
+
+    def peek(self) -> str:
+        return self.text[self.at] if self.at < len(self.text) else ""
+
+    def expect(self, character: str) -> None:
+        if self.peek() != character:
+            found = f"`{self.peek()}`" if self.peek() else "the end"
+            raise self.error(self.at, f"expected `{character}`, not {found}")
+        self.at += 1
+
+    def error(self, at: int, message: str) -> UsageError:
+        return UsageError(f"pipeline `{self.text}`, column {at + 1}: {message}")
