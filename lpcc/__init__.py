@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lpcc.driver import Result as Result
+    from lpcc.driver import optimize as optimize
     from lpcc.errors import BudgetError as BudgetError
     from lpcc.errors import DataError as DataError
     from lpcc.errors import LpccError as LpccError
     from lpcc.errors import ModelError as ModelError
     from lpcc.errors import PassError as PassError
     from lpcc.errors import UsageError as UsageError
-    from lpcc.driver import Result as Result
-    from lpcc.driver import optimize as optimize
     from lpcc.pipeline import Changes as Changes
     from lpcc.pipeline import Context as Context
     from lpcc.pipeline import Fidelity as Fidelity
@@ -47,7 +47,7 @@ _HOME = {
     "Pipeline": "lpcc.pipeline",
     "Target": "lpcc.target",
 }
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME]
 
 
 def __getattr__(name: str) -> Any:

@@ -50,7 +50,10 @@ def save(graph: gs.Graph, path: str | Path, *, overwrite_input: bool = False) ->
 
 
 def from_proto(model: onnx.ModelProto) -> gs.Graph:
-    """Graph of a model in memory, whose local functions are inlined. Shares its tensors: do not change it afterwards."""
+    """Graph of a model in memory, whose local functions are inlined.
+
+    The tensors are shared with the model, which must not be changed afterwards.
+    """
     return importer.import_model(model)
 
 

@@ -30,7 +30,7 @@ def export_model(graph: gs.Graph) -> onnx.ModelProto:
         model.CopyFrom(carried)
     model.producer_name = graph.producer_name or ""
     model.producer_version = graph.producer_version or ""
-    _graph(graph, model.graph, owned=_owners(graph), taken={})
+    _graph(graph, model.graph, owned=owned_constants(graph), taken={})
     del model.opset_import[:]
     model.opset_import.extend(_opsets(graph))
     model.ir_version = graph.ir_version or helper.find_min_ir_version_for(list(model.opset_import), True)
@@ -51,7 +51,7 @@ def _opsets(graph: gs.Graph) -> list[onnx.OperatorSetIdProto]:
     return [helper.make_opsetid(domain, version) for domain, version in versions.items()]
 
 
-def _owners(root: gs.Graph) -> dict[int, list[gs.Constant]]:
+def owned_constants(root: gs.Graph) -> dict[int, list[gs.Constant]]:
     """For each graph, by id, the constants that it declares: those that no single graph inside it uses alone."""
     if not any(edit.subgraphs(node) for node in root.nodes):
         return {id(root): _ordered(_direct(root))}

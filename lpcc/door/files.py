@@ -46,7 +46,8 @@ def read(path: Path) -> onnx.ModelProto:
         if data.startswith(signature):
             raise ModelError(f"{path}: not an ONNX model but {what}")
     try:
-        model = onnx.ModelProto.FromString(data)
+        model = onnx.ModelProto()
+        model.ParseFromString(data)
     except DecodeError as error:
         raise ModelError(f"{path}: not an ONNX model, or a truncated one") from error
     if not model.HasField("graph") or not model.ir_version:
@@ -174,7 +175,8 @@ def _read_external(tensor: onnx.TensorProto, path: Path) -> None:
     if length < 0:
         length = needed if needed is not None else size - offset
     if offset < 0 or offset + length > size:
-        raise ModelError(f"{where}: bytes {offset} to {offset + length} lie past the end of {location!r} ({size} bytes)")
+        end = offset + length
+        raise ModelError(f"{where}: bytes {offset} to {end} lie past the end of {location!r} ({size} bytes)")
     with file.open("rb") as stream:
         stream.seek(offset)
         tensor.raw_data = stream.read(length)
@@ -184,7 +186,9 @@ def _read_external(tensor: onnx.TensorProto, path: Path) -> None:
 
 def refuse_input(path: Path, source: Path | None) -> None:
     """Raise UsageError if `path` is the file that the model was read from."""
-    if source is not None and (path.resolve() == source or (path.exists() and source.exists() and path.samefile(source))):
+    if source is None:
+        return
+    if path.resolve() == source or (path.exists() and source.exists() and path.samefile(source)):
         raise UsageError(f"{path}: is the input model; choose another output, or allow overwriting it")
 
 

@@ -112,9 +112,7 @@ def shape(tensor_type: onnx.TypeProto.Tensor) -> list[int | str | None] | None:
 
 
 def _node(proto: onnx.NodeProto, scope: Scope, opset: int) -> gs.Node:
-    node = gs.Node(
-        op=proto.op_type, name=proto.name, domain=proto.domain if proto.HasField("domain") else None
-    )
+    node = gs.Node(op=proto.op_type, name=proto.name, domain=proto.domain if proto.HasField("domain") else None)
     carried = onnx.NodeProto()
     _copy_fields(proto, carried, skip=_NODE_FIELDS)
     for attribute in proto.attribute:

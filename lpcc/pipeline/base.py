@@ -1,4 +1,4 @@
-"""What a pass is: a named, frozen rewrite of a graph with a contract that is checked like those of the built-in ones."""
+"""What a pass is: a named, frozen rewrite of a graph, with a contract that is checked."""
 
 from __future__ import annotations
 

@@ -1,0 +1,22 @@
+"""Pytest plugin: the option ``--update-golden`` and the fixture `golden`, which checks or rewrites one golden case."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lpcc.testing.golden import check_golden
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--update-golden``."""
+    parser.addoption("--update-golden", action="store_true", help="rewrite the expected parts of golden cases")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[Path], None]:
+    """Function that checks a golden case, or rewrites it under ``--update-golden``."""
+    update = bool(request.config.getoption("--update-golden"))
+    return lambda path: check_golden(path, update=update)
