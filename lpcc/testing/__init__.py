@@ -12,6 +12,6 @@ and in a test::
 """
 
 from lpcc.testing.equivalence import assert_equivalent, random_feeds
-from lpcc.testing.golden import GoldenMismatch, check_golden, golden_cases, parse_case
+from lpcc.testing.golden import GoldenError, check_golden, golden_cases, parse_case
 
-__all__ = ["GoldenMismatch", "assert_equivalent", "check_golden", "golden_cases", "parse_case", "random_feeds"]
+__all__ = ["GoldenError", "assert_equivalent", "check_golden", "golden_cases", "parse_case", "random_feeds"]

@@ -43,7 +43,7 @@ from lpcc.testing.equivalence import assert_equivalent
 from lpcc.text import print_graph
 
 
-class GoldenMismatch(AssertionError):
+class GoldenError(AssertionError):
     """The result of a golden case is not what its file says."""
 
 
@@ -107,7 +107,7 @@ def check_golden(path: str | Path, context: Context | None = None, *, update: bo
     """Run one golden case; with `update`, write its *changes* and *after* sections anew.
 
     Raises:
-        GoldenMismatch: the result differs from the file; the message is a diff.
+        GoldenError: the result differs from the file; the message is a diff.
         AssertionError: the models before and after give different outputs though all passes are exact.
     """
     from lpcc.pipeline.runner import run_pipeline
@@ -131,7 +131,7 @@ def check_golden(path: str | Path, context: Context | None = None, *, update: bo
             diff = difflib.unified_diff(
                 case.text.splitlines(), found.text.splitlines(), str(path), "result", lineterm=""
             )
-            raise GoldenMismatch("\n".join(diff))
+            raise GoldenError("\n".join(diff))
         path.write_text(found.text)
     onnx.checker.check_model(after, full_check=True)
     exact = all(item.fidelity is Fidelity.EXACT for item in pipeline)

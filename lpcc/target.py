@@ -1,0 +1,304 @@
+"""What a target is: a device, its runtime and its numbers, read from a TOML file.
+
+Built-in targets live in ``lpcc.targets``; a user's own file works like one of them, and so does a plugin's
+(entry-point group ``lpcc.targets``). docs/targets.md describes the keys; the dataclasses below are the schema.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal
+
+from lpcc.cost.table import KernelTable
+from lpcc.errors import UsageError
+from lpcc.schema import Bound, build, unknown
+
+Positive = Annotated[float, Bound(above=0)]
+NonNegative = Annotated[float, Bound(least=0)]
+Count = Annotated[int, Bound(above=0)]
+
+
+@dataclass(frozen=True)
+class Core:
+    """The processor core that runs the network."""
+
+    name: str
+    clock_ghz: Positive
+    cores: Count
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Sizes in KiB, bandwidths in GB/s (10^9 bytes) as one thread sees them.
+
+    A CPU states its caches, a microcontroller its SRAM (activations) and flash (weights and code).
+    """
+
+    bandwidth_gbps: Positive
+    cache_bandwidth_gbps: Positive | None = None
+    l1_kib: Count | None = None
+    l2_kib: Count | None = None
+    l3_kib: Count | None = None
+    sram_kib: Count | None = None
+    flash_kib: Count | None = None
+
+    @property
+    def cache_kib(self) -> int:
+        """The last cache before main memory, 0 where there is none."""
+        return max(self.l1_kib or 0, self.l2_kib or 0, self.l3_kib or 0)
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Energy = active_watts x latency + pj_per_mac x MACs + pj_per_byte x bytes of main memory.
+
+    On CPUs and microcontrollers the first term alone meets measurements within some 5 %; the others are for
+    accelerators.
+    """
+
+    active_watts: NonNegative = 0.0
+    pj_per_mac: Mapping[str, NonNegative] = field(default_factory=dict)
+    pj_per_byte: NonNegative = 0.0
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """Microseconds that the runtime spends per kernel call besides the arithmetic."""
+
+    kernel: NonNegative
+    view: NonNegative = 0.0
+    quantize: NonNegative | None = None  # of QuantizeLinear and DequantizeLinear; as `kernel` where not stated
+
+
+@dataclass(frozen=True)
+class Int8:
+    """The int8 scheme that the runtime has fast kernels for: what the pass `quantize` emits for this target."""
+
+    activations: Literal["u8", "s8"]
+    weights: Literal["u8", "s8"] = "s8"
+    reduce_range: bool = False
+    per_channel: bool = True
+
+    @property
+    def scheme(self) -> str:
+        """Activations and weights in one word: ``u8s8``."""
+        return self.activations + self.weights
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How fast kernels of one number format run, per clock cycle and for one thread.
+
+    Kernels that multiply and accumulate reach `macs_per_cycle x efficiency[kind]`, counted on channels rounded up to
+    `channel_multiple`. Others finish `elements_per_cycle[kind]` output elements per cycle. A kind that is not stated
+    takes the rate of ``conv`` or ``elementwise``.
+    """
+
+    macs_per_cycle: Positive
+    channel_multiple: Count
+    efficiency: Mapping[str, Positive]
+    elements_per_cycle: Mapping[str, Positive]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well the target's cost model meets measurements, or that nobody has compared it."""
+
+    compared_with: str
+    networks: Annotated[int, Bound(least=0)] = 0
+    median_error_percent: NonNegative | None = None
+
+
+@dataclass(frozen=True)
+class Target:
+    """A device with the runtime that executes the network on it.
+
+    `compute` is keyed by number format: ``float32``, ``int8``, or one int8 scheme such as ``s8s8`` where it runs at
+    another speed. `tables` holds fitted kernels that take the place of the roofline. `sources` says for the dotted
+    path of every number where it comes from.
+    """
+
+    name: str
+    description: str
+    kind: Literal["cpu", "mcu"]
+    runtime: Literal["onnxruntime", "cmsis-nn"]
+    isa: tuple[str, ...]
+    core: Core
+    memory: Memory
+    overhead_us: Overhead
+    compute: Mapping[str, Compute]
+    quality: Quality
+    pipeline: str = "exact,quantize"
+    energy: Energy = Energy()
+    int8: Int8 | None = None
+    tables: KernelTable = KernelTable()
+    sources: Mapping[str, str] = field(default_factory=dict, repr=False)
+    is_host: bool = False
+
+    @staticmethod
+    def load(name_or_path: str | Path) -> Target:
+        """The target of that name, or the one in that ``.toml`` file; ``host`` is this machine, detected.
+
+        Raises UsageError for an unknown name (with the nearest ones), an unreadable or invalid file, a key that is
+        unknown, missing or of the wrong type, and for a circle of `extends`.
+        """
+        text = str(name_or_path)
+        if text == "host":
+            from lpcc.targets.host import detect
+
+            base, layer = detect()
+            return _build(Layers.of(base).over(layer, "host, detected"), "host, detected", is_host=True)
+        if _is_path(text):
+            path = Path(text).expanduser()
+            return _build(Layers.read(path, ()), str(path))
+        plugin = _plugins().get(text)
+        if isinstance(plugin, Target):
+            return plugin
+        return _build(Layers.of(text), text)
+
+    @staticmethod
+    def names() -> tuple[str, ...]:
+        """All names that `load` knows: built-in ones, those of plugins, and ``host``."""
+        return tuple(sorted({*_builtins(), *_plugins(), "host"}))
+
+
+@dataclass(frozen=True)
+class Layers:
+    """A target file merged over what it extends: the tables, and a source per number.
+
+    A number never inherits the source of the one that it replaces.
+    """
+
+    data: Mapping[str, Any]
+    sources: Mapping[str, str]
+
+    @staticmethod
+    def of(name: str, chain: tuple[str, ...] = ()) -> Layers:
+        """The layers of a named target."""
+        builtins = _builtins()
+        if name in builtins:
+            return Layers.read(builtins[name], chain)
+        plugin = _plugins().get(name)
+        if plugin is None:
+            known = Target.names()
+            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+            hint = f"; did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else ""
+            raise UsageError(f"unknown target `{name}`{hint} Known: {', '.join(known)}, or the path of a .toml file")
+        if isinstance(plugin, Target):
+            raise UsageError(f"target `{name}` of a plugin is an object, not a file: it cannot be extended")
+        return Layers.read(plugin, chain)
+
+    @staticmethod
+    def read(path: Path, chain: tuple[str, ...]) -> Layers:
+        """The layers of a file; `chain` holds the files that extend it."""
+        key = str(path.resolve())
+        if key in chain:
+            raise UsageError(f"{path}: `extends` runs in a circle: {' -> '.join(Path(p).name for p in (*chain, key))}")
+        layer = _parse(path)
+        base = layer.pop("extends", None)
+        if base is None:
+            return Layers({}, {}).over(layer, str(path))
+        if not isinstance(base, str):
+            raise UsageError(f"{path}: `extends` must be the name or the path of a target, not {base!r}")
+        if _is_path(base):
+            return Layers.read(path.parent / base, (*chain, key)).over(layer, str(path))
+        return Layers.of(base, (*chain, key)).over(layer, str(path))
+
+    def over(self, layer: Mapping[str, Any], where: str) -> Layers:
+        """These layers with one more on top."""
+        layer = dict(layer)
+        stated = layer.pop("sources", {})
+        if not isinstance(stated, dict) or not all(isinstance(text, str) for text in stated.values()):
+            raise UsageError(f"{where}: `sources` must be a table of texts, keyed by dotted path")
+        sources = dict(self.sources)
+        numbers = set(numbers_of(layer))
+        for key in stated:
+            if not any(_covers(key, number) for number in numbers):
+                raise UsageError(f"{where}: `sources` names `{key}`, {unknown(key, sorted(numbers), 'a number here')}")
+        for number in numbers:
+            best = max((key for key in stated if _covers(key, number)), key=len, default=None)
+            sources[number] = stated[best] if best is not None else ""
+        return Layers(_merge(self.data, layer), sources)
+
+
+def numbers_of(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted paths of all numbers in nested tables; those of `quality` describe themselves."""
+    for key, value in table.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, dict) and path != "quality":
+            yield from numbers_of(value, f"{path}.")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield path
+
+
+def _build(layers: Layers, where: str, *, is_host: bool = False) -> Target:
+    data = dict(layers.data)
+    tables = data.pop("tables", {})
+    if not isinstance(tables, dict):
+        raise UsageError(f"{where}: `tables` must be a table")
+    table = KernelTable()
+    for key, value in tables.items():
+        if key != "kernels":
+            raise UsageError(f"{where}: `tables.{key}` {unknown(key, ['kernels'], 'a table')}")
+        table = KernelTable.read(Path(str(value)))
+    sources = MappingProxyType(dict(sorted(layers.sources.items())))
+    return build(Target, data, where, extra={"tables": table, "sources": sources, "is_host": is_host})
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        layer = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"{path}: no such target file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot read the target file: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{path}: not valid TOML: {error}") from None
+    tables = layer.get("tables")
+    if isinstance(tables, dict) and isinstance(tables.get("kernels"), str):
+        tables["kernels"] = str(path.parent / tables["kernels"])  # a file beside the one that names it
+    return layer
+
+
+def _merge(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in layer.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _covers(key: str, number: str) -> bool:
+    return number == key or number.startswith(f"{key}.")
+
+
+def _is_path(text: str) -> bool:
+    return text.endswith(".toml") or "/" in text or "\\" in text
+
+
+def _builtins() -> Mapping[str, Path]:
+    from lpcc.targets import BUILTIN
+
+    return BUILTIN
+
+
+def _plugins() -> dict[str, Path | Target]:
+    """Targets that installed packages offer: an entry point names a Target or the path of its file."""
+    found: dict[str, Path | Target] = {}
+    for point in entry_points(group="lpcc.targets"):
+        if point.name in found or point.name in _builtins() or point.name == "host":
+            raise UsageError(f"target `{point.name}` of plugin `{point.value}` clashes with another one of that name")
+        try:
+            value = point.load()
+        except Exception as error:
+            raise UsageError(f"target `{point.name}` of plugin `{point.value}` cannot be loaded: {error}") from error
+        if not isinstance(value, Target | str | Path):
+            raise UsageError(f"target `{point.name}` of plugin `{point.value}` must be a Target or the path of a .toml")
+        found[point.name] = value if isinstance(value, Target) else Path(value)
+    return found
