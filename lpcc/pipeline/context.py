@@ -23,14 +23,17 @@ T = TypeVar("T")
 class Context:
     """Everything that a pipeline run shares among its passes.
 
-    `calibration` is a stream of unlabelled images, real or synthesised; `evaluation` a labelled one. `progress` is
-    called with a description, the steps done and the total (0 where unknown) by work that may take over a second.
+    `calibration` is a stream of unlabelled images, real or synthesised; `evaluation` a labelled one. `hints` gives, for
+    tensors that a batch norm made in the model as it came, the mean and standard deviation of each channel (C,).
+    `progress` is called with a description, the steps done and the total (0 where unknown) by work that may take over a
+    second.
     """
 
     target: Target | None = None
     calibration: Dataset | None = None
     evaluation: Dataset | None = None
     seed: int = 0
+    hints: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None
     _analyses: dict[Callable[[Any], Any], tuple[object, Any]] = field(default_factory=dict, repr=False)
     _kept: dict[str, Any] = field(default_factory=dict, repr=False)

@@ -11,7 +11,8 @@ and in a test::
         golden(case)
 """
 
-from lpcc.testing.equivalence import assert_equivalent, random_feeds
+from lpcc.equality import random_feeds
+from lpcc.testing.equivalence import assert_equivalent
 from lpcc.testing.golden import GoldenError, check_golden, golden_cases, parse_case
 
 __all__ = ["GoldenError", "assert_equivalent", "check_golden", "golden_cases", "parse_case", "random_feeds"]
