@@ -1,0 +1,261 @@
+"""Q/DQ groups: which nodes onnxruntime turns into integer kernels, and which tensors it holds as integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from lpcc import edit
+from lpcc.analysis import rules
+
+_CONTRACTIONS = frozenset({"Conv", "Gemm", "MatMul"})
+
+Params = tuple[object, object]
+"""Scale and zero point: their values where they are constants, else the identities of their tensors."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A tensor as the runtime holds it: `dtype` is an 8-bit one where the graph says float and Q/DQ were removed."""
+
+    tensor: gs.Tensor
+    dtype: np.dtype
+    params: Params | None = None
+
+
+@dataclass(frozen=True)
+class Group:
+    """The nodes of one integer kernel, what it reads and writes, and its scheme (``u8s8``)."""
+
+    nodes: tuple[gs.Node, ...]
+    inputs: list[Held]
+    outputs: list[Held]
+    scheme: str
+
+
+class Integers:
+    """What is known during a walk over a graph about tensors that are held as integers."""
+
+    def __init__(self, *, s8_activations: bool) -> None:
+        self._s8 = s8_activations
+        self._held: dict[int, Held] = {}  # float tensors of the graph, held as integers
+        self._alias: dict[int, gs.Tensor] = {}  # what a free QuantizeLinear writes is there already
+        self._weights: dict[int, gs.Node] = {}  # by output: DequantizeLinear of a constant
+        self._makers: dict[int, gs.Node] = {}
+
+    def held(self, tensor: gs.Tensor) -> Held | None:
+        """How a tensor that the graph has in float is held as integers; None where it is not."""
+        return self._held.get(id(tensor))
+
+    def is_integer(self, tensor: gs.Tensor) -> bool:
+        """Whether the tensor is of an integer type in the graph itself."""
+        return rules.dtype_of(tensor).name in ("int8", "uint8")
+
+    def is_weight(self, tensor: gs.Tensor) -> bool:
+        """Whether the tensor is a dequantised constant."""
+        return id(tensor) in self._weights
+
+    def holder(self, tensor: gs.Tensor) -> gs.Tensor:
+        """The tensor whose buffer holds this one."""
+        return self._alias.get(id(tensor), tensor)
+
+    def dequantizer(self, tensor: gs.Tensor) -> gs.Node:
+        """The DequantizeLinear that makes a tensor which is held as integers, seen through what moves it."""
+        return self._makers[id(tensor)]
+
+    def weights_of(self, nodes: Iterable[gs.Node]) -> tuple[gs.Node, ...]:
+        """The DequantizeLinear nodes of constants that these nodes read."""
+        return tuple(self._weights[id(t)] for node in nodes for t in node.inputs if id(t) in self._weights)
+
+    def note_dequantize(self, node: gs.Node, folded: set[int]) -> bool:
+        """Note what a DequantizeLinear makes; False where it is just another kernel (not 8 bits, or per channel)."""
+        source, out = node.inputs[0], node.outputs[0]
+        if isinstance(source, gs.Constant) or id(source) in folded:
+            self._weights[id(out)] = node
+            return True
+        params = _params(node)
+        dtype = self._effective(source, rules.dtype_of(source))
+        if params is None or dtype.name not in ("int8", "uint8"):
+            return False
+        self._held[id(out)] = Held(self.holder(source), dtype, params)
+        self._makers[id(out)] = node
+        return True
+
+    def free_quantize(self, node: gs.Node) -> bool:
+        """Whether a QuantizeLinear costs nothing, as its input is held as just those integers."""
+        held = self._held.get(id(node.inputs[0]))
+        if held is None or held.params != _params(node) or held.dtype != self._written(node):
+            return False
+        self._alias[id(node.outputs[0])] = held.tensor
+        return True
+
+    def group(
+        self, node: gs.Node, op: str, constant: Callable[[gs.Tensor], bool], outputs: set[int]
+    ) -> Group | None:
+        """The integer kernel that a node becomes part of; None where it stays as it is."""
+        if op in rules.MOVES:
+            return self._move(node, op, outputs)
+        if op not in rules.INTEGER:
+            return None
+        wanted = rules.INTEGER[op] or tuple(range(len(node.inputs)))
+        read = []
+        formats = []
+        for index in wanted:
+            tensor = edit.inp(node, index)
+            if tensor is None:
+                return None
+            held = self._held.get(id(tensor))
+            if held is not None:
+                read.append(held)
+                formats.append(held.dtype)
+            elif id(tensor) in self._weights:
+                formats.append(rules.dtype_of(self._weights[id(tensor)].inputs[0]))
+            else:
+                return None
+        if not read or any(dtype.itemsize != 1 for dtype in formats):
+            return None
+        bias = edit.inp(node, 2) if op in ("Conv", "Gemm") else None
+        if bias is not None and id(bias) not in self._weights and not constant(bias):
+            return None
+        if len(formats) == 2 and formats[0].kind == "i" and formats[1].kind == "u":
+            return None  # rejected by onnxruntime
+        scheme = rules.scheme(formats[0], formats[1] if op in ("Conv", "Gemm", "MatMul") else formats[0])
+        return self._close(node, op, read, formats[0], scheme, outputs)
+
+    def _move(self, node: gs.Node, op: str, outputs: set[int]) -> Group | None:
+        """The kernel of a node that only moves data, if it runs on integers: its outputs are held like its input."""
+        held = self._held.get(id(node.inputs[0])) if node.inputs else None
+        if held is None or edit.attr(node, "mode", "nearest") not in (b"nearest", "nearest"):
+            return None
+        live = [tensor for tensor in node.outputs if tensor.name]
+        if op in rules.PASSES_ON:
+            if len(live) != 1:
+                return None
+        elif not all(self._quantized_alike(tensor, held, outputs) for tensor in live):
+            return None
+        results = [Held(tensor, held.dtype, held.params) for tensor in live]
+        for result in results:
+            self._hold(result.tensor, result, self._makers[id(node.inputs[0])])
+        return Group((node,), [held], results, held.dtype.name)
+
+    def _quantized_alike(self, tensor: gs.Tensor, held: Held, outputs: set[int]) -> bool:
+        quantize = _only_reader(tensor, outputs)
+        return quantize is not None and edit.op(quantize) in rules.QUANTIZE and _params(quantize) == held.params
+
+    def _close(
+        self, node: gs.Node, op: str, read: list[Held], dtype: np.dtype, scheme: str, outputs: set[int]
+    ) -> Group | None:
+        """The group from the node to the QuantizeLinear that ends it, through an activation that this one contains."""
+        nodes = [node]
+        out = node.outputs[0]
+        quantize = _quantized_by(out, outputs)
+        if quantize is None:
+            activation = _only_reader(out, outputs)
+            if activation is not None and edit.op(activation) in ("Relu", "Clip"):
+                quantize = _quantized_by(activation.outputs[0], outputs)
+                if quantize is not None and not _contains(quantize, activation):
+                    quantize = None
+                nodes.append(activation)
+                out = activation.outputs[0]
+        if quantize is None or _params(quantize) is None:
+            if op not in rules.FLOAT_OUTPUT:
+                return None
+            return Group((node,), read, [Held(node.outputs[0], np.dtype(np.float32))], scheme)
+        if self._written(quantize) != dtype or op in _CONTRACTIONS and dtype.kind == "i" and not self._s8:
+            return None
+        if quantize.inputs[0] is out:
+            nodes.append(quantize)
+            return Group(tuple(nodes), read, [Held(quantize.outputs[0], dtype)], scheme)
+        held = Held(out, dtype, _params(quantize))  # integers travel on through reshapes and the like
+        self._hold(out, held, quantize)
+        return Group(tuple(nodes), read, [held], scheme)
+
+    def _written(self, quantize: gs.Node) -> np.dtype:
+        return self._effective(quantize.outputs[0], _zero_dtype(quantize))
+
+    def _effective(self, tensor: gs.Tensor, dtype: np.dtype) -> np.dtype:
+        """Where there are no kernels for s8, onnxruntime turns Q/DQ pairs with one reader into u8."""
+        if self._s8 or dtype.name != "int8" or len(tensor.outputs) != 1 or len(tensor.inputs) != 1:
+            return dtype
+        reader = tensor.outputs[0]
+        if edit.op(tensor.inputs[0]) not in rules.QUANTIZE or edit.op(reader) not in rules.DEQUANTIZE:
+            return dtype
+        return np.dtype(np.uint8) if len(reader.outputs[0].outputs) <= 1 else dtype
+
+    def _hold(self, tensor: gs.Tensor, held: Held, maker: gs.Node) -> None:
+        self._held[id(tensor)] = held
+        self._makers[id(tensor)] = maker
+
+
+def _only_reader(tensor: gs.Tensor, outputs: set[int]) -> gs.Node | None:
+    if len(tensor.outputs) != 1 or id(tensor) in outputs:
+        return None
+    reader: gs.Node = tensor.outputs[0]
+    return reader
+
+
+def _quantized_by(tensor: gs.Tensor, outputs: set[int]) -> gs.Node | None:
+    """The QuantizeLinear that is the one reader of a tensor, directly or behind nodes that only move data."""
+    for _ in range(16):
+        reader = _only_reader(tensor, outputs)
+        if reader is None or reader.inputs[0] is not tensor:
+            return None
+        op = edit.op(reader)
+        if op in rules.QUANTIZE:
+            return reader
+        if op not in rules.PASSES_ON or len([t for t in reader.outputs if t.name]) != 1:
+            return None
+        tensor = reader.outputs[0]
+    return None
+
+
+def _contains(quantize: gs.Node, activation: gs.Node) -> bool:
+    """Whether quantising clamps at least as hard as the activation before it, which then has no effect."""
+    params = _params(quantize)
+    if params is None or not isinstance(params[0], float) or not isinstance(params[1], int):
+        return False
+    scale, zero = params
+    info = np.iinfo(_zero_dtype(quantize))
+    low, high = (int(info.min) - zero) * scale, (int(info.max) - zero) * scale
+    if edit.op(activation) == "Relu":
+        return low >= 0
+    least, most = _bounds(activation)
+    slack = 1e-6 * max(abs(low), abs(high))
+    return least is not None and most is not None and least <= low + slack and most >= high - slack
+
+
+def _bounds(clip: gs.Node) -> tuple[float | None, float | None]:
+    """Bounds of a Clip, from its attributes (up to opset 10) or its inputs; None where they are not constant."""
+    found: list[float | None] = []
+    for index, name, unbounded in ((1, "min", -np.inf), (2, "max", np.inf)):
+        tensor = edit.inp(clip, index)
+        if tensor is None:
+            found.append(float(edit.attr(clip, name, unbounded)))
+        else:
+            found.append(edit.scalar(tensor))
+    return found[0], found[1]
+
+
+def _params(node: gs.Node) -> Params | None:
+    """Scale and zero point of a Q or DQ node; None where they differ by channel."""
+    scale, zero = edit.inp(node, 1), edit.inp(node, 2)
+    if scale is None:
+        return None
+    if isinstance(scale, gs.Constant) and int(np.prod(scale.shape)) != 1:
+        return None
+    scale_value = edit.scalar(scale)
+    zero_value = 0.0 if zero is None else edit.scalar(zero)
+    return (
+        id(scale) if scale_value is None else scale_value,
+        f"tensor {id(zero)}" if zero_value is None else int(zero_value),
+    )
+
+
+def _zero_dtype(quantize: gs.Node) -> np.dtype:
+    """Integer type that a QuantizeLinear writes: that of its zero point, else of its output, else uint8."""
+    zero = edit.inp(quantize, 2)
+    tensor = zero if zero is not None and zero.dtype is not None else quantize.outputs[0]
+    return np.dtype(np.uint8 if tensor.dtype is None else tensor.dtype)
