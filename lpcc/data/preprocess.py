@@ -126,7 +126,7 @@ class Preprocess:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, channels):
                 raise DataError(f"{where}: {name} has {len(values)} entries, images have {channels} channels")
-        x = pixels.astype(np.float32)
+        x: Array = pixels.astype(np.float32)
         if self.divide != 1:
             x /= np.float32(self.divide)
         if self.color == "BGR":

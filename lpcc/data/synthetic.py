@@ -3,7 +3,7 @@
 A batch norm remembers the mean and variance that its input had over the training images. Images are good stand-ins when
 they give the same moments. ZeroQ (Cai et al. 2020, arXiv 2001.00281) finds such images by gradient descent on the
 pixels; here no gradients are needed: pictures of natural statistics (see `lpcc.data.textures`) are scaled and shifted,
-``x = scale * pixel + offset[channel]``, and the family of pictures, the scale and the offsets are searched so that
+``x = scale * pixel + offset[channel]``, and the kind of picture, the scale and the offsets are searched so that
 
     mean over batch norms and channels of  min(((m - mu) / sigma)^2 + log(s / sigma)^2, 9)
 
@@ -15,45 +15,44 @@ A network without batch norm says nothing about its images: they are then taken 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from lpcc.data.rows import without_axis
+from lpcc.data.moments import MomentProbe
+from lpcc.data.rows import sample_axis, without_axis
 from lpcc.data.source import Block
-from lpcc.data.textures import dead_leaves, power_noise
+from lpcc.data.textures import scene, thing
 from lpcc.errors import DataError, ModelError
 from lpcc.runtime.spec import Array, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
 
-    from lpcc.runtime.session import Session
+
+Kind = Literal["scene", "thing"]
+Picture = Callable[[Kind, int, int], Array]
+"""The picture of a kind for the input at a place and the sample of an index."""
 
 
 @dataclass(frozen=True)
 class Look:
     """What the made-up images are like."""
 
-    exponent: float | None = None
-    """Of the noise's spectrum; None for dead leaves."""
+    kind: Kind = "scene"
     scale: float = 4.4
     offset: tuple[float, ...] = (-2.1,)
     """One number for all channels, or one per channel. These defaults give mean about 0 and variance about 1."""
 
     def __str__(self) -> str:
-        kind = "dead leaves" if self.exponent is None else f"1/f^{self.exponent:g} noise"
-        low, high = min(self.offset), max(self.offset) + self.scale
-        return f"{kind} in [{low:.3g}, {high:.3g}]"
+        return f"{self.kind}s in [{min(self.offset):.3g}, {max(self.offset) + self.scale:.3g}]"
 
-    def draw(self, rng: np.random.Generator, channels: int, height: int, width: int) -> Array:
-        """An image, float32 (C, H, W)."""
-        if self.exponent is None:
-            pixels = dead_leaves(rng, channels, height, width)
-        else:
-            pixels = power_noise(rng, channels, height, width, self.exponent)
+    def develop(self, pixels: Array) -> Array:
+        """A picture as the model takes it, float32 (..., C, H, W)."""
         offset = np.asarray(self.offset, np.float32)[:, np.newaxis, np.newaxis]
         image: Array = np.float32(self.scale) * pixels + offset
         return image
@@ -63,15 +62,18 @@ _STARTS = tuple(
     Look(scale=scale, offset=(offset,))
     for scale, offset in ((4.4, -2.1), (1.0, 0.0), (2.0, -1.0), (255.0, 0.0), (255.0, -128.0))
 )
-_EXPONENTS = (0.75, 1.0, 1.5)
-_PROBES = 8  # images per candidate
-_WORST = 9.0  # a channel that is further off than this counts no more: dead channels have no spread to speak of
+_PROBES = 8  # images per candidate, fewer of large ones
+_PROBE_VALUES = 1_200_000
+_SIZES = (256, 320, 128, 64, 32, 16, 8)  # tried in turn when the model does not run with the size asked for
+_STEPS = (0.35, 0.2, 0.1)  # of the refinement, relative to the scale
+_MUCH_BETTER = 0.6  # share of the scenes' mismatch below which things are believed: most networks look at scenes
 
 
 class SyntheticSource:
     """Made-up samples for inputs of any type: images where an input looks like one, else random values.
 
-    The n-th sample depends on the seed and n alone, and is made when it is asked for.
+    The n-th sample depends on the seed and n alone, and is made when it is asked for. Raises DataError for inputs that
+    cannot be made up.
     """
 
     labelled = False
@@ -83,17 +85,15 @@ class SyntheticSource:
             raise DataError(f"synthesised data: {count} samples asked for; it takes at least 1")
         self._count = count
         self._seed = seed
-        self._look = Look()
-        self._limits: dict[str, int] = {}
         self._rows = _sized(without_axis(inputs), size)
+        self._limits = {} if model is None else _table_sizes(model)
+        self._look = Look()
         self.description = f"{count} synthesised samples"
         images = [spec for spec in self._rows if _channel_axis(spec) is not None]
-        if model is not None:
-            self._limits = _table_sizes(model)
-            if images:
-                self._match(model, inputs, images)
+        if images and model is not None:
+            self._match(model, inputs, size)
         if images:
-            self.description += f" ({self._look})"
+            self.description += f": {self._look}"
 
     def __len__(self) -> int:
         return self._count
@@ -101,12 +101,150 @@ class SyntheticSource:
     def blocks(self, size: int) -> Iterator[Block]:
         """The samples in order, `size` at a time, fewer in the last block."""
         for start in range(0, self._count, size):
-            samples = [self._sample(self._look, index) for index in range(start, min(start + size, self._count))]
-            yield Block({spec.name: np.stack([s[spec.name] for s in samples]) for spec in self._rows}, None)
+            stop = min(start + size, self._count)
+            yield Block(self._samples(self._look, start, stop, self._picture), None)
 
-    def _sample(self, look: Look, index: int) -> dict[str, Array]:
-        sample = {}
+    def _samples(self, look: Look, start: int, stop: int, picture: Picture) -> dict[str, Array]:
+        arrays = {}
         for place, spec in enumerate(self._rows):
-            rng = np.random.default_rng([self._seed, index, place])
-            sample[spec.name] = _value(rng, spec, look, self._limits.get(spec.name, 10))
-        return sample
+            axis = _channel_axis(spec)
+            if axis is None:
+                samples = [self._value(place, index) for index in range(start, stop)]
+            else:
+                used = look if spec.dtype != np.uint8 else replace(look, scale=255.0, offset=(0.0,))
+                images = [used.develop(picture(look.kind, place, index)) for index in range(start, stop)]
+                samples = [np.moveaxis(image, 0, axis).astype(spec.dtype) for image in images]
+            arrays[spec.name] = np.stack(samples)
+        return arrays
+
+    def _picture(self, kind: Kind, place: int, index: int) -> Array:
+        """The picture behind sample `index` of the input at `place`: float32 (C, H, W) in [0, 1]."""
+        spec = self._rows[place]
+        shape = _fixed(spec)
+        channels, height, width = shape if _channel_axis(spec) == 0 else (shape[2], shape[0], shape[1])
+        draw = scene if kind == "scene" else thing
+        return draw(self._rng(place, index), channels, height, width)
+
+    def _value(self, place: int, index: int) -> Array:
+        """Sample `index` of the input at `place`, which is no image."""
+        spec, rng = self._rows[place], self._rng(place, index)
+        shape, dtype = _fixed(spec), np.dtype(spec.dtype)
+        if dtype.kind == "b":
+            return rng.random(shape) < 0.5
+        if dtype.kind in "iu":
+            limit = min(self._limits.get(spec.name, 10), np.iinfo(dtype).max)
+            return rng.integers(0, limit, shape).astype(dtype)
+        return np.asarray(rng.standard_normal(shape)).astype(dtype)
+
+    def _rng(self, place: int, index: int) -> np.random.Generator:
+        return np.random.default_rng([self._seed, index, place])
+
+    def _match(self, model: onnx.ModelProto, inputs: Sequence[TensorSpec], size: int) -> None:
+        """Choose sizes that the model runs with, then the look that its batch norms know best."""
+        sampled, fixed = sample_axis(inputs)
+        picture: Picture = self._picture
+
+        def batches(look: Look, count: int) -> Iterator[dict[str, Array]]:
+            rows = (fixed or count) if sampled else 1
+            for start in range(0, count, rows):
+                arrays = self._samples(look, start, start + rows, picture)
+                yield arrays if sampled else {name: array[0] for name, array in arrays.items()}
+
+        try:
+            probe = MomentProbe(model)
+        except ModelError:
+            return  # whoever runs the model next says why
+        for other in (size, *_SIZES):  # sizes that are free by their type may be tied by what the model does
+            self._rows = _sized(without_axis(inputs), other)
+            picture = lru_cache(maxsize=64)(self._picture)  # candidates differ in scale and offset: draw once
+            try:
+                probe.run(next(batches(self._look, 1)))
+                break
+            except ModelError:
+                continue
+        else:
+            self._rows = _sized(without_axis(inputs), size)
+            return
+        if len(probe) > 0:
+            values = sum(math.prod(_fixed(spec)) for spec in self._rows)
+            count = max(2, min(_PROBES, _PROBE_VALUES // values))
+            self._look, left = _search(lambda look: probe.mismatch(batches(look, count)), self._colours())
+            self.description += f", matched to {len(probe)} batch norms (mismatch {left:.2f})"
+
+    def _colours(self) -> int:
+        """Channels of the image inputs where they agree, else 1."""
+        axes = [(spec, _channel_axis(spec)) for spec in self._rows]
+        counts = {_fixed(spec)[axis] for spec, axis in axes if axis is not None}
+        return counts.pop() if len(counts) == 1 else 1
+
+
+def _search(mismatch: Callable[[Look], float], channels: int) -> tuple[Look, float]:
+    """The look of least mismatch, and the mismatch: the best start, refined for each kind of picture."""
+    start, least = _best(mismatch, _STARTS, Look(), np.inf)
+    best, least = _refined(mismatch, start, least, channels)
+    other = replace(best, kind="thing")
+    other, lesser = _refined(mismatch, other, mismatch(other), channels)
+    return (other, lesser) if lesser < _MUCH_BETTER * least else (best, least)
+
+
+def _refined(mismatch: Callable[[Look], float], best: Look, least: float, channels: int) -> tuple[Look, float]:
+    """Small steps of scale and offset, all channels together, in the end each for itself."""
+    together = [(1,) * channels]
+    each = [tuple(int(c == k) for c in range(channels)) for k in range(channels)] if 1 < channels <= 4 else []
+    for step in _STEPS:
+        middle = [offset + best.scale / 2 for offset in best.offset]
+        scales = [best.scale * (1 + step), best.scale / (1 + step)]
+        # About the middle, so that contrast and brightness are apart.
+        wider = [replace(best, scale=s, offset=tuple(m - s / 2 for m in middle)) for s in scales]
+        best, least = _best(mismatch, wider, best, least)
+        for direction in together + (each if step == _STEPS[-1] else []):
+            shifts = [np.multiply(direction, sign * step / 2 * best.scale) for sign in (1, -1)]
+            moved = [replace(best, offset=tuple(np.add(best.offset, shift).tolist())) for shift in shifts]
+            best, least = _best(mismatch, moved, best, least)
+    return best, least
+
+
+def _best(
+    mismatch: Callable[[Look], float], candidates: Sequence[Look], best: Look, least: float
+) -> tuple[Look, float]:
+    for look in candidates:
+        found = mismatch(look)
+        if found < least:
+            best, least = look, found
+    return best, least
+
+
+def _sized(rows: Sequence[TensorSpec], size: int) -> tuple[TensorSpec, ...]:
+    """The specs with every free dimension fixed: channels of images to 3, all others to `size`."""
+    sized = []
+    for spec in rows:
+        if spec.shape is None or spec.dtype is None or spec.dtype.hasobject:
+            raise DataError(f"input `{spec}` cannot be made up: give data for it")
+        shape = [d if isinstance(d, int) else size for d in spec.shape]
+        if len(shape) == 3 and not isinstance(spec.shape[0], int) and spec.shape[2] not in (1, 3):
+            shape[0] = 3
+        sized.append(replace(spec, shape=tuple(shape)))
+    return tuple(sized)
+
+
+def _fixed(spec: TensorSpec) -> tuple[int, ...]:
+    return tuple(d for d in spec.shape or () if isinstance(d, int))
+
+
+def _channel_axis(spec: TensorSpec) -> int | None:
+    """Which axis of a sample of this shape is the channels, if it is an image: numbers in three dimensions."""
+    shape = _fixed(spec)
+    if len(shape) != 3 or spec.dtype is None or (spec.dtype.kind not in "fV" and spec.dtype != np.uint8):
+        return None
+    return 2 if shape[2] in (1, 3) and shape[0] not in (1, 3) else 0
+
+
+def _table_sizes(model: onnx.ModelProto) -> dict[str, int]:
+    """For inputs that index a table of the model's (an embedding): how many rows it has."""
+    tables = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    sizes = {}
+    for node in model.graph.node:
+        if node.op_type == "Gather" and len(node.input) == 2 and tables.get(node.input[0]):
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            sizes[node.input[1]] = int(tables[node.input[0]][axis])
+    return sizes
