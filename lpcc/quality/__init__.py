@@ -1,0 +1,25 @@
+"""Judging models: metrics over data, and how close one model's outputs are to another's."""
+
+from __future__ import annotations
+
+from lpcc.quality.compare import Comparison, Score, compare, evaluate, layer_sqnr
+from lpcc.quality.metric import BUILTIN, Metric, Tally, drop, parse_metric
+from lpcc.quality.tallies import Difference, Hits, in_top, same_choice, scores
+
+__all__ = [
+    "BUILTIN",
+    "Comparison",
+    "Difference",
+    "Hits",
+    "Metric",
+    "Score",
+    "Tally",
+    "compare",
+    "drop",
+    "evaluate",
+    "in_top",
+    "layer_sqnr",
+    "parse_metric",
+    "same_choice",
+    "scores",
+]

@@ -1,0 +1,204 @@
+"""Running models over data and judging what comes out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lpcc.data import Batch, Dataset
+from lpcc.errors import DataError, ModelError
+from lpcc.quality.metric import Metric
+from lpcc.quality.tallies import Difference, Hits, same_choice, scores
+from lpcc.runtime import Session, with_outputs
+from lpcc.runtime.spec import Array
+
+if TYPE_CHECKING:
+    import onnx
+
+CAP_DB = 200.0
+"""Decibels beyond which JSON says no more: float32 itself has about 150."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """A metric of a model over a data set."""
+
+    metric: str
+    value: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How close a candidate's outputs are to the reference's, by output name."""
+
+    samples: int
+    sqnr_db: dict[str, float]
+    """Signal to quantisation noise in dB; inf where equal."""
+    cosine: dict[str, float]
+    mean_relative_error: dict[str, float]
+    max_relative_error: dict[str, float]
+    agreements: dict[str, float]
+    """Percent of samples with the same highest score, for outputs that are class scores [N, C]."""
+
+    @property
+    def agreement(self) -> float | None:
+        """The least of the agreements in percent; None where no output is class scores."""
+        return min(self.agreements.values(), default=None)
+
+    @property
+    def worst_sqnr_db(self) -> float:
+        """The least SQNR of all outputs in dB; inf where all are equal."""
+        return min(self.sqnr_db.values(), default=math.inf)
+
+    @property
+    def worst_relative_error(self) -> float:
+        """The largest of the largest errors, relative to the largest value of its output."""
+        return max(self.max_relative_error.values(), default=0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """The numbers as plain JSON values: decibels within +-200, an infinite error as null."""
+        return {
+            "samples": self.samples,
+            "agreement": self.agreement,
+            "sqnr_db": {name: max(-CAP_DB, min(CAP_DB, db)) for name, db in self.sqnr_db.items()},
+            "cosine": dict(self.cosine),
+            "mean_relative_error": {n: _finite(e) for n, e in self.mean_relative_error.items()},
+            "max_relative_error": {n: _finite(e) for n, e in self.max_relative_error.items()},
+        }
+
+
+def evaluate(
+    model: onnx.ModelProto | bytes | Path | Session,
+    dataset: Dataset,
+    metric: Metric,
+    reference: onnx.ModelProto | bytes | Path | Session | None = None,
+    *,
+    batch: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> Score:
+    """A model's metric over all samples of a data set.
+
+    `reference` is the original, for metrics that compare with it; give a Session to choose how it runs (a bare model
+    runs without onnxruntime's optimisations as a reference, and with them as the model judged). `progress` is told the
+    samples done. Raises DataError when the metric does not suit data or model, ModelError when a model cannot run.
+    """
+    if metric.needs_labels and not dataset.labelled:
+        raise DataError(f"{dataset.description}: has no labels, which {metric.name} needs")
+    if metric.needs_reference and reference is None:
+        raise DataError(f"{metric.name} compares with the original model, which was not given")
+    session = model if isinstance(model, Session) else Session(model)
+    original = _reference(reference) if metric.needs_reference and reference is not None else None
+    tally = metric.start()
+    samples = 0
+    for one in dataset.batches(batch):
+        expected = {} if original is None else _run(original, one)
+        tally.add(_run(session, one), expected, one)
+        samples += one.count
+        if progress is not None:
+            progress(samples)
+    return Score(metric.name, tally.value(), samples)
+
+
+def compare(
+    reference: onnx.ModelProto | bytes | Path | Session,
+    candidate: onnx.ModelProto | bytes | Path | Session,
+    dataset: Dataset,
+    *,
+    batch: int = 16,
+    progress: Callable[[int], None] | None = None,
+) -> Comparison:
+    """Outputs of two models with the same interface over all samples of a data set.
+
+    A bare reference runs without onnxruntime's optimisations, a bare candidate with them; give Sessions to choose.
+    Outputs that are no tensors of numbers are left out. `progress` is told the samples done. Raises ModelError when the
+    candidate lacks an output or a model cannot run.
+    """
+    original = _reference(reference)
+    session = candidate if isinstance(candidate, Session) else Session(candidate)
+    names = [spec.name for spec in original.outputs]
+    _require(names, session)
+    differences: dict[str, Difference] = {}
+    hits: dict[str, Hits] = {}
+    samples = 0
+    for one in dataset.batches(batch):
+        expected, found = _run(original, one), _run(session, one)
+        for name in names:
+            if not _numeric(expected[name]) or not _numeric(found[name]):
+                continue
+            differences.setdefault(name, Difference()).add(expected[name], found[name])
+            ours, theirs = scores(expected[name]), scores(found[name])
+            if ours is not None and theirs is not None:
+                hits.setdefault(name, Hits()).add(same_choice(ours, theirs))
+        samples += one.count
+        if progress is not None:
+            progress(samples)
+    return Comparison(
+        samples,
+        {name: d.sqnr_db for name, d in differences.items()},
+        {name: d.cosine for name, d in differences.items()},
+        {name: d.mean_relative_error for name, d in differences.items()},
+        {name: d.max_relative_error for name, d in differences.items()},
+        {name: h.percent for name, h in hits.items()},
+    )
+
+
+def layer_sqnr(
+    reference: onnx.ModelProto,
+    candidate: onnx.ModelProto,
+    dataset: Dataset,
+    pairs: Mapping[str, str],
+    *,
+    batch: int = 4,
+    optimise: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """SQNR in dB at tensors inside two models, by the reference's name; inf where equal.
+
+    `pairs` maps tensors of the reference to those of the candidate that stand for them. Both models run with those as
+    further outputs, the candidate with onnxruntime's optimisations only if asked for: without them Q/DQ compute in
+    float what integer kernels compute in integers, and nothing hinders looking in between. A batch of all those tensors
+    is in memory at a time. Raises ModelError when a model makes no such tensor.
+    """
+    original = Session(with_outputs(reference, pairs), optimise=False)
+    session = Session(with_outputs(candidate, pairs.values()), optimise=optimise)
+    differences = {name: Difference() for name in pairs}
+    samples = 0
+    for one in dataset.batches(batch):
+        expected = _run(original, one, list(pairs))
+        found = _run(session, one, list(dict.fromkeys(pairs.values())))
+        for name, other in pairs.items():
+            differences[name].add(expected[name], found[other])
+        samples += one.count
+        if progress is not None:
+            progress(samples)
+    return {name: d.sqnr_db for name, d in differences.items()}
+
+
+def _reference(model: onnx.ModelProto | bytes | Path | Session) -> Session:
+    return model if isinstance(model, Session) else Session(model, optimise=False)
+
+
+def _run(session: Session, batch: Batch, names: list[str] | None = None) -> dict[str, Array]:
+    outputs = session.run(batch.feeds, names)
+    return {name: batch.valid(v) if isinstance(v, np.ndarray) else v for name, v in outputs.items()}
+
+
+def _require(names: list[str], session: Session) -> None:
+    have = {spec.name for spec in session.outputs}
+    for name in names:
+        if name not in have:
+            raise ModelError(f"the candidate has no output `{name}`; both models must have the same outputs")
+
+
+def _numeric(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
