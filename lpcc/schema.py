@@ -74,6 +74,9 @@ def _value(hint: Any, value: Any, where: str, path: str) -> Any:
     if is_dataclass(hint):
         return _dataclass(hint, value, where, f"{path}.", {})
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
+        for key in value:
+            if get_origin(args[0]) is Literal and key not in get_args(args[0]):
+                raise UsageError(f"{where}: key `{path}.{key}`, {unknown(key, get_args(args[0]), 'known')}")
         return MappingProxyType({key: _value(args[1], item, where, f"{path}.{key}") for key, item in value.items()})
     if origin is tuple and isinstance(value, list):
         return tuple(_value(args[0], item, where, path) for item in value)

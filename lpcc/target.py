@@ -15,6 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
+from lpcc.cost.kinds import ElementKind, Format, MacKind
 from lpcc.cost.table import KernelTable
 from lpcc.errors import UsageError
 from lpcc.schema import Bound, build, unknown
@@ -63,7 +64,7 @@ class Energy:
     """
 
     active_watts: NonNegative = 0.0
-    pj_per_mac: Mapping[str, NonNegative] = field(default_factory=dict)
+    pj_per_mac: Mapping[Format, NonNegative] = field(default_factory=dict)
     pj_per_byte: NonNegative = 0.0
 
 
@@ -102,8 +103,8 @@ class Compute:
 
     macs_per_cycle: Positive
     channel_multiple: Count
-    efficiency: Mapping[str, Positive]
-    elements_per_cycle: Mapping[str, Positive]
+    efficiency: Mapping[MacKind, Positive]
+    elements_per_cycle: Mapping[ElementKind, Positive]
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Target:
     core: Core
     memory: Memory
     overhead_us: Overhead
-    compute: Mapping[str, Compute]
+    compute: Mapping[Format, Compute]
     quality: Quality
     pipeline: str = "exact,quantize"
     energy: Energy = Energy()
@@ -248,7 +249,17 @@ def _build(layers: Layers, where: str, *, is_host: bool = False) -> Target:
             raise UsageError(f"{where}: `tables.{key}` {unknown(key, ['kernels'], 'a table')}")
         table = KernelTable.read(Path(str(value)))
     sources = MappingProxyType(dict(sorted(layers.sources.items())))
-    return build(Target, data, where, extra={"tables": table, "sources": sources, "is_host": is_host})
+    target = build(Target, data, where, extra={"tables": table, "sources": sources, "is_host": is_host})
+    _require(target.compute, "float32", "compute", where)
+    for name, compute in target.compute.items():
+        _require(compute.efficiency, "conv", f"compute.{name}.efficiency", where)
+        _require(compute.elements_per_cycle, "elementwise", f"compute.{name}.elements_per_cycle", where)
+    return target
+
+
+def _require(table: Mapping[Any, object], key: str, path: str, where: str) -> None:
+    if key not in table:
+        raise UsageError(f"{where}: key `{path}.{key}` is missing; the kinds that are not stated take its rate")
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def annotate(graph: gs.Graph) -> None:
     model that contradicts itself), what is known stays as it is.
     """
     model = to_proto(graph)
-    _weights_to_inputs(model.graph)
+    weights_to_inputs(model.graph)
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
@@ -44,7 +44,7 @@ def _is_other_kind(tensor: gs.Variable) -> bool:
     return carried is not None and carried.HasField("type") and not carried.type.HasField("tensor_type")
 
 
-def _weights_to_inputs(proto: onnx.GraphProto) -> None:
+def weights_to_inputs(proto: onnx.GraphProto) -> None:
     """Declare large weights as inputs, so that inference need not carry their data."""
     keep = []
     listed = {info.name for info in proto.input}
