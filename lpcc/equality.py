@@ -68,16 +68,19 @@ def relative_difference(expected: Any, found: Any) -> float:
     return float(np.abs(a[finite] - b[finite]).max() / max(float(np.abs(a[finite]).max()), 1e-6))
 
 
-def difference(reference: Session, candidate: Session, feeds: Mapping[str, np.ndarray]) -> tuple[str, float]:
-    """The output in which two models differ most on `feeds`, and by how much (see `relative_difference`)."""
-    expected = reference.run(feeds)
-    found = candidate.run(feeds)
+def largest_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) -> tuple[str, float]:
+    """The output in which two results differ most, and by how much (see `relative_difference`)."""
     worst = ("", 0.0)
     for name, value in expected.items():
         distance = relative_difference(value, found.get(name))
         if distance > worst[1]:
             worst = (name, distance)
     return worst
+
+
+def difference(reference: Session, candidate: Session, feeds: Mapping[str, np.ndarray]) -> tuple[str, float]:
+    """The output in which two models differ most on `feeds`, and by how much."""
+    return largest_difference(reference.run(feeds), candidate.run(feeds))
 
 
 def random_feeds(model: onnx.ModelProto, seed: int = 0, dims: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:

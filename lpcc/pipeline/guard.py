@@ -2,7 +2,7 @@
 
 The exact graph is kept. Each attempt runs the approximate passes on a fresh copy of it and judges the result. Where the
 budget does not hold, the layers that do the most damage of their own are added to the passes' `skip`, and the next
-attempt starts; calibration is not repeated. If the budget does not hold with all layers back, the approximate passes are
+attempt starts; calibration is not repeated. If the budget does not hold with all layers back, the passes are
 taken back as a whole, and the exact graph is the result.
 
 The damage of a layer is the fall of the signal-to-quantisation-noise ratio from its best-kept input to its output: a

@@ -1,0 +1,165 @@
+"""Judging a result against the original: the budget, and the images that it is measured on."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import onnx
+
+from lpcc.errors import UsageError
+from lpcc.pipeline.guard import Judgement
+
+if TYPE_CHECKING:
+    from lpcc.data import Dataset
+    from lpcc.pipeline.context import Context
+    from lpcc.quality import Comparison, Metric
+    from lpcc.runtime import Session
+
+DEFAULT_AGREEMENT = 90.0
+DEFAULT_SQNR_DB = 10.0
+
+_COMPARED_SAMPLES = 256
+_LAYER_SAMPLES = 16
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much worse a result may be.
+
+    `max_drop` counts in the unit of the metric, percentage points for accuracies; it holds where there are labels.
+    `min_agreement`, in percent of the samples, is the floor for models that give class scores; `min_sqnr`, in dB, the
+    floor for all others. A floor of None is not asked for.
+    """
+
+    metric: str | None
+    max_drop: float | None
+    min_agreement: float | None
+    min_sqnr: float | None
+
+    @classmethod
+    def of(
+        cls,
+        metric: str | None,
+        max_drop: float,
+        min_agreement: float | None,
+        min_sqnr: float | None,
+        *,
+        labelled: bool,
+    ) -> Budget:
+        """The budget with what the user left open filled in.
+
+        Raises:
+            UsageError: a number is out of its range.
+        """
+        if not (math.isfinite(max_drop) and max_drop >= 0):
+            raise UsageError(f"--max-drop takes a number of percentage points from 0 on, not {max_drop:g}")
+        if min_agreement is not None and not 0 <= min_agreement <= 100:
+            raise UsageError(f"--min-agreement takes percent between 0 and 100, not {min_agreement:g}")
+        if labelled:
+            return cls(metric or "top1", max_drop, min_agreement, min_sqnr)
+        return cls(
+            metric,
+            None,
+            DEFAULT_AGREEMENT if min_agreement is None else min_agreement,
+            DEFAULT_SQNR_DB if min_sqnr is None else min_sqnr,
+        )
+
+
+class ImageJudge:
+    """Compares candidates with the original model, on labelled images where there are some, else on the calibration ones.
+
+    Raises DataError when the metric does not suit the data or the model.
+    """
+
+    def __init__(self, original: onnx.ModelProto, ctx: Context, budget: Budget) -> None:
+        self.original = original
+        self.ctx = ctx
+        self.budget = budget
+
+    def __call__(self, model: onnx.ModelProto) -> Judgement:
+        """The judgement on a candidate."""
+        from lpcc.quality import compare
+
+        candidate = self._session(model)
+        likeness = compare(self._reference, candidate, self._data.head(_COMPARED_SAMPLES))
+        metric = self._metric(likeness)
+        if metric.needs_reference:
+            name = metric.name
+            before = after = drop = None
+            samples = likeness.samples
+        else:
+            name, samples, before, after, drop = self._measured(metric, candidate)
+        return Judgement(
+            metric=name,
+            samples=samples,
+            before=before,
+            after=after,
+            drop=drop,
+            agreement=likeness.agreement,
+            sqnr_db=likeness.worst_sqnr_db if math.isfinite(likeness.worst_sqnr_db) else None,
+            problem=self._problem(name, drop, likeness),
+        )
+
+    def layer_noise(
+        self, reference: onnx.ModelProto, candidate: onnx.ModelProto, names: Sequence[str]
+    ) -> dict[str, float]:
+        """SQNR in dB at tensors that both models make."""
+        from lpcc.quality import layer_sqnr
+
+        return layer_sqnr(reference, candidate, self._data.head(_LAYER_SAMPLES), {name: name for name in names})
+
+    @property
+    def _data(self) -> Dataset:
+        data = self.ctx.evaluation or self.ctx.calibration
+        if data is None:
+            raise UsageError("there are no images to judge the result on: give --calib or --eval")
+        return data
+
+    @cached_property
+    def _reference(self) -> Session:
+        return self._session(self.original, optimise=False)
+
+    @cached_property
+    def _original_scores(self) -> dict[str, float]:
+        return {}
+
+    def _session(self, model: onnx.ModelProto, *, optimise: bool = True) -> Session:
+        from lpcc.runtime import Session
+
+        return Session(model, threads=os.cpu_count() or 1, optimise=optimise)
+
+    def _metric(self, likeness: Comparison) -> Metric:
+        from lpcc.quality import parse_metric
+
+        return parse_metric(self.budget.metric or ("sqnr" if likeness.agreement is None else "agreement"))
+
+    def _measured(self, metric: Metric, candidate: Session) -> tuple[str, int, float, float, float]:
+        """Name, samples, the original's value, the candidate's and the drop."""
+        from lpcc.quality import drop, evaluate
+
+        if metric.name not in self._original_scores:
+            self.ctx.progress(f"{metric.name} of the original", 0, 0)
+            self._original_scores[metric.name] = evaluate(self._reference, self._data, metric).value
+        before = self._original_scores[metric.name]
+        self.ctx.progress(f"{metric.name} of the result", 0, 0)
+        score = evaluate(candidate, self._data, metric)
+        return score.metric, score.samples, before, score.value, drop(metric, before, score.value)
+
+    def _problem(self, metric: str, drop: float | None, likeness: Comparison) -> str | None:
+        """Which part of the budget is broken, in words; None if it holds."""
+        budget = self.budget
+        if drop is not None and budget.max_drop is not None and not drop <= budget.max_drop:
+            return f"{metric} falls by {drop:.2f} points, the budget is {budget.max_drop:g}"
+        agreement = likeness.agreement
+        if agreement is not None:
+            if budget.min_agreement is not None and not agreement >= budget.min_agreement:
+                return f"{agreement:.1f} % agree with the original, the floor is {budget.min_agreement:g} %"
+            return None
+        if budget.min_sqnr is not None and not likeness.worst_sqnr_db >= budget.min_sqnr:
+            return f"the outputs keep {likeness.worst_sqnr_db:.1f} dB, the floor is {budget.min_sqnr:g} dB"
+        return None

@@ -1,0 +1,61 @@
+"""Does a rewrite pay on the target? By measurement where the host is the target, by the target's cost model elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lpcc.analysis.types import annotate
+from lpcc.graph import clone, to_proto
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from lpcc.target import Target
+
+_MEASURED_SLACK = 1.03
+"""Ratio up to which two measured times count as equal: the noise of a shared machine."""
+_MEASURED_SECONDS = 3.0
+
+
+@dataclass(frozen=True)
+class Race:
+    """Two models on one target: milliseconds of each, and the ratio of the second to the first."""
+
+    before_ms: float
+    after_ms: float
+    ratio: float
+    measured: bool
+
+    @property
+    def slower(self) -> bool:
+        """Whether the second model is slower, beyond what a measurement can tell."""
+        return self.ratio > (_MEASURED_SLACK if self.measured else 1 + 1e-9)
+
+    def __str__(self) -> str:
+        how = "measured" if self.measured else "predicted"
+        return f"{how} {self.ratio:.2f}x the time ({self.before_ms:.3f} -> {self.after_ms:.3f} ms)"
+
+
+def race(before: gs.Graph, after: gs.Graph, target: Target, feeds: Mapping[str, np.ndarray] | None) -> Race:
+    """Time of `after` against `before` on `target`; measured where it is the host and there are `feeds` to run on.
+
+    Raises:
+        ModelError: a model cannot run on `feeds`.
+    """
+    if target.is_host and feeds is not None:
+        from lpcc.runtime import Session, compare
+
+        found = compare(Session(to_proto(before)), Session(to_proto(after)), feeds, seconds=_MEASURED_SECONDS)
+        return Race(found.a.median_ms, found.b.median_ms, found.ratio, measured=True)
+    from lpcc.cost import CostModel
+
+    times = []
+    for graph in (before, after):
+        typed = clone(graph)
+        annotate(typed)
+        times.append(CostModel(target).estimate(typed).latency_ms)
+    return Race(times[0], times[1], times[1] / times[0] if times[0] > 0 else 1.0, measured=False)
