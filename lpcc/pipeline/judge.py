@@ -71,7 +71,7 @@ class Budget:
 
 
 class ImageJudge:
-    """Compares candidates with the original model, on labelled images where there are some, else on the calibration ones.
+    """Compares candidates with the original model, on labelled images if there are any, else on the calibration ones.
 
     Raises DataError when the metric does not suit the data or the model.
     """

@@ -1,4 +1,4 @@
-"""Does a rewrite pay on the target? By measurement where the host is the target, by the target's cost model elsewhere."""
+"""Does a rewrite pay? By measurement where the host is the target, by the target's cost model elsewhere."""
 
 from __future__ import annotations
 
