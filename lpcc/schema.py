@@ -27,13 +27,19 @@ class Bound:
         return f"above {self.above:g}" if self.above > self.least else f"at least {self.least:g}"
 
 
+@dataclass(frozen=True)
+class Names:
+    """The keys that a table may have, put beside their type: ``Mapping[Annotated[str, Names(...)], float]``."""
+
+    known: tuple[str, ...]
+
+
 def build(cls: type[T], data: Mapping[str, Any], where: str, *, extra: Mapping[str, Any] | None = None) -> T:
     """An instance of dataclass `cls` from the tables of a file; `extra` gives fields that no file may state.
 
     Raises UsageError naming `where` (the file), the dotted key and what is expected there.
     """
-    value = _dataclass(cls, data, where, "", extra or {})
-    assert isinstance(value, cls)
+    value: T = _dataclass(cls, data, where, "", extra or {})
     return value
 
 
@@ -74,9 +80,10 @@ def _value(hint: Any, value: Any, where: str, path: str) -> Any:
     if is_dataclass(hint):
         return _dataclass(hint, value, where, f"{path}.", {})
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
-        for key in value:
-            if get_origin(args[0]) is Literal and key not in get_args(args[0]):
-                raise UsageError(f"{where}: key `{path}.{key}`, {unknown(key, get_args(args[0]), 'known')}")
+        for names in get_args(args[0]):
+            for key in value:
+                if isinstance(names, Names) and key not in names.known:
+                    raise UsageError(f"{where}: key `{path}.{key}`, {unknown(key, names.known, 'known')}")
         return MappingProxyType({key: _value(args[1], item, where, f"{path}.{key}") for key, item in value.items()})
     if origin is tuple and isinstance(value, list):
         return tuple(_value(args[0], item, where, path) for item in value)

@@ -15,14 +15,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from lpcc.cost.kinds import ElementKind, Format, MacKind
+from lpcc.cost.kinds import ELEMENT_KINDS, FORMATS, MAC_KINDS
 from lpcc.cost.table import KernelTable
 from lpcc.errors import UsageError
-from lpcc.schema import Bound, build, unknown
+from lpcc.schema import Bound, Names, build, unknown
 
 Positive = Annotated[float, Bound(above=0)]
 NonNegative = Annotated[float, Bound(least=0)]
 Count = Annotated[int, Bound(above=0)]
+MacKind = Annotated[str, Names(MAC_KINDS)]
+ElementKind = Annotated[str, Names(ELEMENT_KINDS)]
+Format = Annotated[str, Names(FORMATS)]
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,9 @@ class Target:
     compute: Mapping[Format, Compute]
     quality: Quality
     pipeline: str = "exact,quantize"
-    energy: Energy = Energy()
+    energy: Energy = field(default_factory=Energy)
     int8: Int8 | None = None
-    tables: KernelTable = KernelTable()
+    tables: KernelTable = field(default_factory=KernelTable)
     sources: Mapping[str, str] = field(default_factory=dict, repr=False)
     is_host: bool = False
 

@@ -21,11 +21,44 @@ _SMALL = 1024  # elements: what is larger is no shape
 _DEFAULT_DOMAIN = ""
 
 _AS_FIRST_INPUT = frozenset(
-    "Relu LeakyRelu Clip Sigmoid Tanh Elu Selu HardSigmoid HardSwish Softplus PRelu Erf Exp Log Sqrt Abs Neg "
-    "Identity Dropout Cast Softmax LogSoftmax BatchNormalization LayerNormalization QuantizeLinear DequantizeLinear "
-    "com.microsoft::QLinearAdd com.microsoft::QLinearMul com.microsoft::QLinearSigmoid com.microsoft::QLinearSoftmax "
-    "com.microsoft::QLinearLeakyRelu com.microsoft::Gelu com.microsoft::QuickGelu com.microsoft::FastGelu "
-    "com.microsoft::QuantizeLinear com.microsoft::DequantizeLinear".split()
+    [
+        "Relu",
+        "LeakyRelu",
+        "Clip",
+        "Sigmoid",
+        "Tanh",
+        "Elu",
+        "Selu",
+        "HardSigmoid",
+        "HardSwish",
+        "Softplus",
+        "PRelu",
+        "Erf",
+        "Exp",
+        "Log",
+        "Sqrt",
+        "Abs",
+        "Neg",
+        "Identity",
+        "Dropout",
+        "Cast",
+        "Softmax",
+        "LogSoftmax",
+        "BatchNormalization",
+        "LayerNormalization",
+        "QuantizeLinear",
+        "DequantizeLinear",
+        "com.microsoft::QLinearAdd",
+        "com.microsoft::QLinearMul",
+        "com.microsoft::QLinearSigmoid",
+        "com.microsoft::QLinearSoftmax",
+        "com.microsoft::QLinearLeakyRelu",
+        "com.microsoft::Gelu",
+        "com.microsoft::QuickGelu",
+        "com.microsoft::FastGelu",
+        "com.microsoft::QuantizeLinear",
+        "com.microsoft::DequantizeLinear",
+    ]
 )
 
 

@@ -92,9 +92,7 @@ class Integers:
         self._alias[id(node.outputs[0])] = held.tensor
         return True
 
-    def group(
-        self, node: gs.Node, op: str, constant: Callable[[gs.Tensor], bool], outputs: set[int]
-    ) -> Group | None:
+    def group(self, node: gs.Node, op: str, constant: Callable[[gs.Tensor], bool], outputs: set[int]) -> Group | None:
         """The integer kernel that a node becomes part of; None where it stays as it is."""
         if op in rules.MOVES:
             return self._move(node, op, outputs)
@@ -164,7 +162,7 @@ class Integers:
             if op not in rules.FLOAT_OUTPUT:
                 return None
             return Group((node,), read, [Held(node.outputs[0], np.dtype(np.float32))], scheme)
-        if self._written(quantize) != dtype or op in _CONTRACTIONS and dtype.kind == "i" and not self._s8:
+        if self._written(quantize) != dtype or (op in _CONTRACTIONS and dtype.kind == "i" and not self._s8):
             return None
         if quantize.inputs[0] is out:
             nodes.append(quantize)
@@ -214,10 +212,9 @@ def _quantized_by(tensor: gs.Tensor, outputs: set[int]) -> gs.Node | None:
 
 def _contains(quantize: gs.Node, activation: gs.Node) -> bool:
     """Whether quantising clamps at least as hard as the activation before it, which then has no effect."""
-    params = _params(quantize)
-    if params is None or not isinstance(params[0], float) or not isinstance(params[1], int):
+    scale, zero = _params(quantize) or (None, None)
+    if not isinstance(scale, float) or not isinstance(zero, int):
         return False
-    scale, zero = params
     info = np.iinfo(_zero_dtype(quantize))
     low, high = (int(info.min) - zero) * scale, (int(info.max) - zero) * scale
     if edit.op(activation) == "Relu":

@@ -140,7 +140,9 @@ class _Walk:
                     self._convert(tensor, held)
                     held = None
                 read.append(held or Held(self.integers.holder(tensor), rules.dtype_of(tensor)))
-        for dequantize in self.integers.weights_of(nodes):  # run at every inference, as this kernel is not an integer one
+        for dequantize in self.integers.weights_of(
+            nodes
+        ):  # run at every inference, as this kernel is not an integer one
             out = dequantize.outputs[0]
             weight = Held(out, rules.dtype_of(out))
             self.kernels.append(self._kernel("dequantize", "int8", "int8", dequantize, (dequantize,), [], [weight]))
@@ -246,7 +248,7 @@ class _Walk:
                 chain.append(after)
         if op == "Conv":
             after = self._after(chain)
-            if self.runtime == "onnxruntime" and after is not None and self._sum(chain, after):
+            if self.runtime == "onnxruntime" and after is not None and self._sum(after):
                 chain.append(after)
             after = self._after(chain)
             if after is not None and edit.op(after) in rules.AFTER_CONV and self._bounds_known(after):
@@ -259,7 +261,7 @@ class _Walk:
             after = self._after(chain)
             if after is not None and edit.op(after) == "Mul" and any(t is node.inputs[0] for t in after.inputs):
                 chain.append(after)
-        if op == "Gemm" or len(chain) > 1 and op == "MatMul":
+        if op == "Gemm" or (len(chain) > 1 and op == "MatMul"):
             after = self._after(chain)
             if after is not None and edit.op(after) in rules.AFTER_GEMM:
                 chain.append(after)
@@ -288,7 +290,7 @@ class _Walk:
         wanted = (shape[1], *[1] * (len(shape) - 2))
         return mine in (wanted, (1, *wanted))
 
-    def _sum(self, chain: list[gs.Node], node: gs.Node) -> bool:
+    def _sum(self, node: gs.Node) -> bool:
         """Whether a node after a convolution adds another activation of the same shape."""
         if edit.op(node) != "Add" or len(node.inputs) != 2:
             return False

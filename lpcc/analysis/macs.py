@@ -68,7 +68,7 @@ def node_macs(node: gs.Node, shapes: Shapes) -> int:
     if op in CONVS:
         return _conv(node, op, shapes)
     if op in PRODUCTS:
-        return _product(node, op, shapes)
+        return _product(node, shapes)
     return 0
 
 
@@ -81,7 +81,7 @@ def _conv(node: gs.Node, op: str, shapes: Shapes) -> int:
     return shapes.elements(edit.out(node)) * prod(weight[1:])
 
 
-def _product(node: gs.Node, op: str, shapes: Shapes) -> int:
+def _product(node: gs.Node, shapes: Shapes) -> int:
     first = shapes.of(edit.inp(node, 0))
     if not first:
         return 0

@@ -15,13 +15,17 @@ if TYPE_CHECKING:
 QUANTIZE = frozenset({"QuantizeLinear", "com.microsoft::QuantizeLinear"})
 DEQUANTIZE = frozenset({"DequantizeLinear", "com.microsoft::DequantizeLinear"})
 
-AFTER_CONV = frozenset("Relu Clip LeakyRelu Sigmoid Tanh HardSigmoid".split())
-AFTER_GEMM = frozenset("Relu LeakyRelu Sigmoid Tanh Elu Selu HardSigmoid Softplus Softsign ThresholdedRelu".split())
+AFTER_CONV = frozenset(["Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid"])
+AFTER_GEMM = frozenset(
+    ["Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "HardSigmoid", "Softplus", "Softsign", "ThresholdedRelu"]
+)
 
-PASSES_ON = frozenset("MaxPool Reshape Transpose Squeeze Unsqueeze Slice Identity".split())
+PASSES_ON = frozenset(["MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity"])
 """Operators through which integers travel even if no QuantizeLinear follows."""
 
-MOVES = PASSES_ON | frozenset("Flatten Resize Gather DepthToSpace Split Expand ReduceMax ReduceMin".split())
+MOVES = PASSES_ON | frozenset(
+    ["Flatten", "Resize", "Gather", "DepthToSpace", "Split", "Expand", "ReduceMax", "ReduceMin"]
+)
 """Operators that run on integers where their input and output are quantised alike."""
 
 INTEGER = {
@@ -44,7 +48,17 @@ FLOAT_OUTPUT = frozenset({"Gemm", "MatMul"})
 """Those whose integer kernel may also write float."""
 
 _RANDOM = frozenset(
-    "RandomNormal RandomUniform RandomNormalLike RandomUniformLike Multinomial Bernoulli If Loop Scan".split()
+    [
+        "RandomNormal",
+        "RandomUniform",
+        "RandomNormalLike",
+        "RandomUniformLike",
+        "Multinomial",
+        "Bernoulli",
+        "If",
+        "Loop",
+        "Scan",
+    ]
 )
 
 KINDS: dict[str, str] = {}
@@ -119,7 +133,7 @@ def scheme(activations: np.dtype, weights: np.dtype) -> str:
 def format_of(node: gs.Node, op: str, integers: Integers) -> tuple[str, str]:
     """Number format and scheme that an operator computes in outside of Q/DQ groups."""
     if "QLinear" in op or "Integer" in op or "QGemm" in op or "DynamicQuantizeMatMul" in op:
-        second = 3 if len(node.inputs) > 3 and "QLinear" in op or "QGemm" in op else min(1, len(node.inputs) - 1)
+        second = 3 if (len(node.inputs) > 3 and "QLinear" in op) or "QGemm" in op else min(1, len(node.inputs) - 1)
         return "int8", scheme(dtype_of(node.inputs[0]), dtype_of(node.inputs[second]))
     if op in QUANTIZE or op in DEQUANTIZE or op == "DynamicQuantizeLinear":
         return "int8", "int8"

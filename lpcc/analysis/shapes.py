@@ -15,6 +15,7 @@ from lpcc.analysis.concrete import infer
 SIZE = 224
 """Taken for an open dimension that is not the batch."""
 
+
 @dataclass(frozen=True)
 class Shapes:
     """The shape of every tensor of one graph and of the graphs nested in it.
@@ -76,11 +77,9 @@ def bind(graph: gs.Graph, sizes: Mapping[str, int] | None = None, *, default: in
     """
     values: dict[str, int] = dict(sizes or {})
     assumptions: list[str] = []
-    inputs: list[list[int] | None] = []
-    for tensor in graph.inputs:
-        inputs.append(_bind_input(tensor, values, assumptions, default))
     shapes: dict[int, tuple[int, ...]] = {}
-    for tensor, sized in zip(graph.inputs, inputs, strict=True):
+    for tensor in graph.inputs:
+        sized = _bind_input(tensor, values, assumptions, default)
         if sized is not None:
             shapes[id(tensor)] = tuple(sized)
     if not _resolve(graph, values, shapes):
@@ -106,8 +105,11 @@ def _bind_input(tensor: gs.Variable, values: dict[str, int], said: list[str], de
             values[key] = values[place]
         elif key not in values:
             values[key] = 1 if axis == 0 else default
-            said.append(f"dimension {key} of input {tensor.name} taken as {values[key]}" if key != place else
-                        f"dimension {place} taken as {values[key]}")
+            said.append(
+                f"dimension {key} of input {tensor.name} taken as {values[key]}"
+                if key != place
+                else f"dimension {place} taken as {values[key]}"
+            )
         sized.append(values[key])
     return sized
 

@@ -20,7 +20,7 @@ _HOME = {
     "KernelTable": "lpcc.cost.table",
     "LayerCost": "lpcc.cost.model",
 }
-__all__ = [*_HOME]  # noqa: PLE0604
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:

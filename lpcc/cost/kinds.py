@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
-MacKind = Literal["conv", "pointwise", "depthwise", "gemm", "matmul"]
+MAC_KINDS = ("conv", "pointwise", "depthwise", "gemm", "matmul")
 """Kernels that multiply and accumulate: KxK, 1x1 and depthwise convolution, fully connected, other matrix products."""
 
-ElementKind = Literal[
-    "elementwise", "activation", "pool", "concat", "copy", "transpose", "resize", "reduce", "softmax", "norm",
-    "quantize", "dequantize", "other",
-]  # fmt: skip
-"""All other kernels. `elementwise` are cheap functions (Add, Relu, Clip), `activation` transcendental ones (Sigmoid)."""
+ELEMENT_KINDS = (
+    "elementwise",
+    "activation",
+    "pool",
+    "concat",
+    "copy",
+    "transpose",
+    "resize",
+    "reduce",
+    "softmax",
+    "norm",
+    "quantize",
+    "dequantize",
+    "other",
+)
+"""All other kernels. `elementwise` are cheap functions (Add, Relu), `activation` transcendental ones (Sigmoid)."""
 
-Format = Literal["float32", "float16", "int8", "u8s8", "s8s8", "u8u8", "s8u8"]
+FORMATS = ("float32", "float16", "int8", "u8s8", "s8s8", "u8u8", "s8u8")
 """Number formats of kernels; an int8 scheme (activations, weights) stands where it differs from other ``int8``."""
-
-MAC_KINDS: tuple[str, ...] = get_args(MacKind)
-ELEMENT_KINDS: tuple[str, ...] = get_args(ElementKind)
-FORMATS: tuple[str, ...] = get_args(Format)
