@@ -1,0 +1,167 @@
+"""Writing a placement into the graph as QuantizeLinear and DequantizeLinear nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from lpcc import edit
+from lpcc.passes.quantize.numbers import Array, Params, quantize, quantize_bias, quantize_weights
+from lpcc.passes.quantize.operators import Role
+from lpcc.passes.quantize.placement import Placement, Unit
+
+
+@dataclass(frozen=True)
+class WeightScheme:
+    """How weights are quantised: the largest magnitude of an integer, and whether each channel has its scale."""
+
+    largest: int
+    per_channel: bool
+
+
+class Writer:
+    """Writes one placement: a QuantizeLinear per tensor, a DequantizeLinear per reader, integer weights.
+
+    onnxruntime recognises an integer kernel by a DequantizeLinear of its own on each operand, so none is shared.
+    Tensors keep their names: what a kernel's float form writes before it is quantised, and what float readers and the
+    graph's outputs see after.
+    """
+
+    def __init__(
+        self, editing: edit.Edit, placement: Placement, params: Mapping[int, Params], scheme: WeightScheme
+    ) -> None:
+        self._edit = editing
+        self._placement = placement
+        self._params = params
+        self._scheme = scheme
+        self._integers: dict[int, gs.Tensor] = {}  # by id of a tensor: its integers
+        self._constants: dict[int, tuple[gs.Constant, gs.Constant]] = {}  # by id of a leader: scale and zero point
+        self._weights: dict[tuple[int, bytes], tuple[gs.Constant, gs.Constant, gs.Constant]] = {}
+
+    def write(self) -> None:
+        """Rewrite the graph. Constants that nothing reads any more are gone from the model by themselves."""
+        units = self._placement.units
+        reads = [(unit, index, unit.node.inputs[index]) for unit in units for index in unit.operation.operands]
+        own = {(id(unit.node), index) for unit, index, _ in reads}
+        for unit in units:
+            for index, tensor in enumerate((unit.tail or unit.node).outputs):
+                if tensor.name and id(tensor) not in self._placement.float_results:
+                    self._write_result(unit, index, tensor, self._has_float_reader(tensor, own))
+        for unit, index, tensor in reads:
+            if id(tensor) not in self._integers:
+                self._integers[id(tensor)] = self._quantized(tensor, tensor)
+            if unit.role is Role.INTEGER:
+                self._edit.replace_input(unit.node, index, self._integers[id(tensor)])
+                self._pad_with_integers(unit.node, tensor)
+            else:
+                self._edit.replace_input(unit.node, index, self._dequantized(tensor))
+            if unit.role is Role.CONTRACT:
+                self._contract(unit.node, self._params_of(tensor))
+
+    def _has_float_reader(self, tensor: gs.Tensor, own: set[tuple[int, int]]) -> bool:
+        return self._edit.is_output(tensor) or any(
+            read is tensor and (id(user), index) not in own
+            for user in self._edit.users(tensor)
+            for index, read in enumerate(user.inputs)
+        )
+
+    def _write_result(self, unit: Unit, index: int, tensor: gs.Tensor, has_float_reader: bool) -> None:
+        """Quantise what a unit writes. Float readers get it dequantised, under its old name."""
+        maker = unit.tail or unit.node
+        if unit.role is Role.INTEGER:
+            integers = self._edit.fresh(f"{tensor.name}_quantized", self._params_of(tensor).dtype, tensor.shape)
+            self._edit.replace_output(maker, index, integers)
+        elif has_float_reader:
+            source = self._edit.fresh(f"{tensor.name}_float", tensor.dtype, tensor.shape)
+            self._edit.replace_output(maker, index, source)
+            integers = self._quantized(tensor, source)
+        else:
+            integers = self._quantized(tensor, tensor)
+        self._integers[id(tensor)] = integers
+        if has_float_reader:
+            self._edit.add("DequantizeLinear", [integers, *self._scale(tensor)], [tensor], name=f"{tensor.name}_out")
+
+    def _quantized(self, tensor: gs.Tensor, source: gs.Tensor) -> gs.Tensor:
+        """The integers of `source`, with the scale of `tensor`."""
+        integers = self._edit.fresh(f"{tensor.name}_quantized", self._params_of(tensor).dtype, tensor.shape)
+        self._edit.add("QuantizeLinear", [source, *self._scale(tensor)], [integers], name=integers.name)
+        return integers
+
+    def _dequantized(self, tensor: gs.Tensor) -> gs.Tensor:
+        """The tensor as it comes back from its integers, for one reader."""
+        result = self._edit.fresh(f"{tensor.name}_dequantized", tensor.dtype, tensor.shape)
+        inputs = [self._integers[id(tensor)], *self._scale(tensor)]
+        self._edit.add("DequantizeLinear", inputs, [result], name=result.name)
+        return result
+
+    def _params_of(self, tensor: gs.Tensor) -> Params:
+        return self._params[id(self._placement.leaders[id(tensor)])]
+
+    def _scale(self, tensor: gs.Tensor) -> tuple[gs.Constant, gs.Constant]:
+        """The constants that hold the scale and the zero point of a tensor and of all that share them."""
+        leader = self._placement.leaders[id(tensor)]
+        if id(leader) not in self._constants:
+            params = self._params[id(leader)]
+            self._constants[id(leader)] = (
+                self._edit.constant(f"{leader.name}_scale", np.asarray(params.scale)),
+                self._edit.constant(f"{leader.name}_zero_point", np.asarray(params.zero_point, dtype=params.dtype)),
+            )
+        return self._constants[id(leader)]
+
+    def _pad_with_integers(self, node: gs.Node, tensor: gs.Tensor) -> None:
+        """Let a Pad that reads integers pad with the integer of its value; without one it would pad with integer 0."""
+        if edit.attr(node, "mode", "constant") != "constant":
+            return
+        value = edit.scalar(edit.inp(node, 2)) or 0.0
+        integer = quantize(np.asarray(value), self._params_of(tensor))
+        self._edit.replace_input(node, 2, self._edit.constant(f"{tensor.name}_padding", integer))
+
+    def _contract(self, node: gs.Node, operand: Params) -> None:
+        """Give a Conv, Gemm or MatMul integer weights and an int32 bias."""
+        weight = node.inputs[1]
+        values, bias, axis = contraction(node)
+        quantized = quantize_weights(
+            values, axis if self._scheme.per_channel else None, self._scheme.largest, bias, float(operand.scale)
+        )
+        key = (id(weight), quantized.scales.tobytes())
+        if key not in self._weights:
+            self._weights[key] = (
+                self._edit.constant(f"{weight.name}_quantized", quantized.integers),
+                self._edit.constant(f"{weight.name}_scale", quantized.scales),
+                self._edit.constant(f"{weight.name}_zero_point", np.zeros(quantized.scales.shape, dtype=np.int8)),
+            )
+        attrs = {} if quantized.axis is None else {"axis": quantized.axis}
+        result = self._edit.fresh(f"{weight.name}_dequantized", np.dtype(np.float32), weight.shape)
+        self._edit.add("DequantizeLinear", self._weights[key], [result], attrs, name=result.name)
+        self._edit.replace_input(node, 1, result)
+        for name in ("alpha", "beta"):
+            node.attrs.pop(name, None)
+        if bias is None:
+            return
+        integers, scales = quantize_bias(bias, operand.scale, quantized)
+        hint = node.inputs[2].name
+        result = self._edit.fresh(f"{hint}_dequantized", np.dtype(np.float32), bias.shape)
+        constants = [self._edit.constant(f"{hint}_quantized", integers), self._edit.constant(f"{hint}_scale", scales)]
+        attrs = {} if quantized.axis is None else {"axis": 0}
+        self._edit.add("DequantizeLinear", constants, [result], attrs, name=result.name)
+        self._edit.replace_input(node, 2, result)
+
+
+def contraction(node: gs.Node) -> tuple[Array, Array | None, int]:
+    """Weights, bias and channel axis of a Conv, Gemm or MatMul, with alpha and beta of a Gemm multiplied in.
+
+    The bias is float32 (channels,) or None.
+    """
+    op = edit.op(node)
+    values = np.asarray(node.inputs[1].values, dtype=np.float32)
+    bias = edit.const(edit.inp(node, 2))
+    if op != "Gemm":
+        return values, bias, 0 if op == "Conv" else 1
+    axis = 0 if edit.attr(node, "transB", 0) else 1
+    values = values * np.float32(edit.attr(node, "alpha", 1.0))
+    if bias is not None:
+        bias = np.broadcast_to(bias.reshape(-1), (values.shape[axis],)) * np.float32(edit.attr(node, "beta", 1.0))
+    return values, bias, axis

@@ -1,0 +1,96 @@
+"""The arithmetic of quantisation: scales, zero points, integer weights and biases."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+_INT32 = 2**31 - 1
+_SMALLEST = float(np.finfo(np.float32).tiny) * 2**24  # scales below this lose precision as denormal products
+
+
+@dataclass(frozen=True)
+class Params:
+    """How a tensor is quantised: ``real = scale * (integer - zero_point)``."""
+
+    scale: np.float32
+    zero_point: int
+    dtype: np.dtype[Any]
+
+    @property
+    def low(self) -> float:
+        """Least number that can be expressed."""
+        return float(self.scale) * (int(np.iinfo(self.dtype).min) - self.zero_point)
+
+    @property
+    def high(self) -> float:
+        """Greatest number that can be expressed."""
+        return float(self.scale) * (int(np.iinfo(self.dtype).max) - self.zero_point)
+
+
+def activation_params(low: float, high: float, dtype: np.dtype[Any]) -> Params:
+    """Asymmetric parameters for the range ``low <= 0 <= high``; zero is expressed exactly.
+
+    The range is met from within, so that an activation that limits to it has no effect left: the zero point is the
+    least integer where `low` is zero, and ``Params.high`` does not exceed `high` then. A range without extent (a tensor
+    that is all zero) gets scale 1.
+    """
+    info = np.iinfo(dtype)
+    levels = int(info.max) - int(info.min)
+    if not high - low > _SMALLEST * levels:
+        return Params(np.float32(1.0), int(info.min) if low == 0 else 0, dtype)
+    scale = np.float32((high - low) / levels)
+    if float(scale) * levels > high - low:
+        scale = np.nextafter(scale, np.float32(0))
+    zero = int(np.clip(np.rint(info.min - low / float(scale)), info.min, info.max))
+    return Params(scale, zero, dtype)
+
+
+def quantize(values: Array, params: Params) -> Array:
+    """Integers of `values`: rounded half to even, as QuantizeLinear does, and clipped."""
+    info = np.iinfo(params.dtype)
+    integers = np.rint(np.asarray(values, dtype=np.float32) / params.scale) + params.zero_point
+    return np.clip(integers, info.min, info.max).astype(params.dtype)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Integer weights with zero point 0, and their scales: one for each index of `axis`, or one where that is None."""
+
+    integers: Array
+    scales: Array
+    axis: int | None
+
+
+def quantize_weights(
+    values: Array, axis: int | None, largest: int, bias: Array | None = None, input_scale: float = 1.0
+) -> Weights:
+    """Symmetric int8 weights within ``[-largest, largest]``, a scale for each index of `axis` or one for all.
+
+    The bias is to be an int32 of scale ``input_scale * scale``. Where that would overflow (tiny weights under a large
+    bias), the scale of that channel is widened until it does not.
+    """
+    values = np.asarray(values, dtype=np.float32)
+    others = tuple(i for i in range(values.ndim) if i != axis)
+    magnitude = np.abs(values).max(axis=others if axis is not None else None)
+    scales = np.maximum(np.asarray(magnitude, dtype=np.float64) / largest, _SMALLEST)
+    if bias is not None:
+        # A bit is left for the products that are added to the bias.
+        needed = np.abs(np.asarray(bias, dtype=np.float64)) / (input_scale * (_INT32 // 2))
+        scales = np.maximum(scales, needed if axis is not None else needed.max(initial=0.0))
+    scales = scales.astype(np.float32)
+    shape = [-1 if i == axis else 1 for i in range(values.ndim)]
+    spread = scales.reshape(shape) if axis is not None else scales
+    integers = np.clip(np.rint(values / spread), -largest, largest).astype(np.int8)
+    return Weights(integers, scales, axis)
+
+
+def quantize_bias(bias: Array, input_scale: np.float32, weights: Weights) -> tuple[Array, Array]:
+    """The bias as int32 and its scales, ``input_scale * weight scale``."""
+    scales = (input_scale * weights.scales).astype(np.float32)
+    integers = np.rint(np.asarray(bias, dtype=np.float64) / scales.astype(np.float64))
+    return np.clip(integers, -_INT32, _INT32).astype(np.int32), scales

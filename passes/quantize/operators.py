@@ -1,0 +1,142 @@
+"""What onnxruntime's integer kernels can do with which operator, and what a node asks of its operands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from lpcc import edit
+
+
+class Role(Enum):
+    """How an operator takes part in an integer region."""
+
+    CONTRACT = "contract"  # multiplies and accumulates with constant weights: what int8 is for
+    COMPUTE = "compute"  # has an integer kernel, with a scale of its own for its output
+    MOVE = "move"  # moves or selects values: its output has the scale of its input
+    JOIN = "join"  # Concat: its output may have a scale of its own
+    INTEGER = "integer"  # moves values, on integers only if the graph itself says so: no Q/DQ around it
+
+
+Bounds = tuple[float, float]
+"""What an activation limits its output to."""
+
+
+@dataclass(frozen=True)
+class Operation:
+    """An operator's place in an integer region: its role and the indices of its activation operands."""
+
+    role: Role
+    operands: tuple[int, ...]
+
+
+_MOVES = frozenset(
+    {
+        "DepthToSpace",
+        "Flatten",
+        "Gather",
+        "Identity",
+        "MaxPool",
+        "ReduceMax",
+        "Reshape",
+        "Resize",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+SHRINKS = frozenset({"Gather", "MaxPool", "ReduceMax", "Slice"})
+"""Operators that may write less than they read."""
+
+
+def operation(node: gs.Node) -> Operation | str | None:
+    """What an operator is to the quantiser; a reason where it might have had an integer kernel; None for all others."""
+    op = edit.op(node)
+    if op in ("Conv", "Gemm", "MatMul"):
+        reason = _contraction(node, op)
+        return reason if reason else Operation(Role.CONTRACT, (0,))
+    if op == "ConvTranspose":
+        return "onnxruntime has no integer kernel for ConvTranspose"
+    if not node.inputs or isinstance(node.inputs[0], gs.Constant) or not _is_float(node.inputs[0]):
+        return None
+    if op in ("Add", "Mul"):
+        if isinstance(node.inputs[1], gs.Constant) or not _is_float(node.inputs[1]):
+            return "one operand is constant"
+        return Operation(Role.COMPUTE, (0, 1))
+    if op in ("AveragePool", "GlobalAveragePool"):
+        if node.inputs[0].shape is None or len(node.inputs[0].shape) != 4:
+            return "only two-dimensional pooling has an integer kernel"
+        if edit.attr(node, "dilations") not in (None, [1, 1]):
+            return "dilated average pooling has no integer kernel"
+        return Operation(Role.COMPUTE, (0,))
+    if op in ("LeakyRelu", "Sigmoid"):
+        return Operation(Role.COMPUTE, (0,))
+    if op == "Concat":
+        if any(isinstance(t, gs.Constant) or not _is_float(t) for t in node.inputs):
+            return "one operand is constant"
+        return Operation(Role.JOIN, tuple(range(len(node.inputs))))
+    if op == "Pad":
+        mode = edit.attr(node, "mode", "constant")
+        if mode == "constant" and edit.inp(node, 2) is not None and edit.scalar(edit.inp(node, 2)) is None:
+            return "pads with a value that is not constant"
+        return Operation(Role.INTEGER, (0,))
+    if op == "Resize" and edit.attr(node, "mode", "nearest") != "nearest":
+        return "only nearest-neighbour resizing works on integers"
+    if op == "MaxPool" and edit.out(node, 1) is not None:
+        return "the indices of MaxPool are used"
+    if op in _MOVES:
+        return Operation(Role.MOVE, (0,))
+    return None
+
+
+def _contraction(node: gs.Node, op: str) -> str | None:
+    """Why a Conv, Gemm or MatMul has no integer kernel; None where it has."""
+    weight, bias = edit.inp(node, 1), edit.inp(node, 2)
+    if not isinstance(weight, gs.Constant):
+        return "the weights are not constant"
+    if weight.dtype != np.float32 or not _is_float(edit.inp(node, 0)):
+        return f"computes in {weight.dtype}, not in float32"
+    if bias is not None and not isinstance(bias, gs.Constant):
+        return "the bias is not constant"
+    if not all(weight.shape):
+        return "the weights are empty"
+    if op == "Conv":
+        if len(weight.shape) not in (3, 4):
+            return f"convolutions over {len(weight.shape) - 2} dimensions are no faster in int8"
+        return None
+    if len(weight.shape) != 2:
+        return "the weights are no matrix"
+    if op == "Gemm":
+        if edit.attr(node, "transA", 0):
+            return "its first operand is transposed"
+        columns = weight.shape[0 if edit.attr(node, "transB", 0) else 1]
+        size = 1 if bias is None else int(np.prod(bias.shape))
+        if size not in (1, columns) or (bias is not None and size > 1 and bias.shape[-1] != columns):
+            return "the bias differs by row"
+    if not np.isfinite(weight.values).all():
+        return "the weights are not finite"
+    return None
+
+
+def _is_float(tensor: gs.Tensor | None) -> bool:
+    return tensor is not None and tensor.dtype is not None and np.dtype(tensor.dtype) == np.float32
+
+
+def activation_bounds(node: gs.Node) -> Bounds | None:
+    """Limits of a Relu, or of a Clip with constant ends that keeps zero; None for any other node."""
+    op = edit.op(node)
+    if op == "Relu":
+        return 0.0, np.inf
+    if op != "Clip":
+        return None
+    low, high = edit.inp(node, 1), edit.inp(node, 2)
+    least = -np.inf if low is None else edit.scalar(low)
+    most = np.inf if high is None else edit.scalar(high)
+    if least is None or most is None or not least <= 0.0 < most:
+        return None
+    return least, most

@@ -1,0 +1,210 @@
+"""Which nodes become integer kernels and which tensors share a scale."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import onnx_graphsurgeon as gs
+
+from lpcc import edit
+from lpcc.passes.quantize.operators import SHRINKS, Bounds, Operation, Role, activation_bounds, operation
+from lpcc.pipeline import Changes
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """What becomes one integer kernel: a node, and the activation behind it, which quantisation makes superfluous."""
+
+    node: gs.Node
+    operation: Operation
+    tail: gs.Node | None = None
+    bounds: Bounds | None = None
+
+    @property
+    def role(self) -> Role:
+        """The role of the node."""
+        return self.operation.role
+
+    @property
+    def operands(self) -> list[gs.Tensor]:
+        """The activations that it reads."""
+        return [self.node.inputs[index] for index in self.operation.operands]
+
+    @property
+    def results(self) -> list[gs.Tensor]:
+        """What it writes."""
+        return [tensor for tensor in (self.tail or self.node).outputs if tensor.name]
+
+
+@dataclass
+class Placement:
+    """The integer kernels of a graph, in the order of its nodes."""
+
+    units: list[Unit]
+    float_results: set[int] = field(default_factory=set)
+    """Ids of results that their kernel writes as floats, unquantised."""
+    leaders: dict[int, gs.Tensor] = field(default_factory=dict)
+    """By id of a quantised tensor: the one that stands for all that share its scale."""
+    measured: dict[int, list[gs.Tensor]] = field(default_factory=dict)
+    """By id of a leader: the tensors whose values decide the scale."""
+    bounds: dict[int, Bounds] = field(default_factory=dict)
+    """By id of a leader: limits that the range must keep to."""
+
+    def tensors(self) -> list[gs.Tensor]:
+        """All tensors whose values decide a scale, each once."""
+        found = {id(t): t for group in self.measured.values() for t in group}
+        return list(found.values())
+
+
+class Planner:
+    """Chooses the integer kernels of one graph: as many as possible, less those that only convert back and forth."""
+
+    def __init__(self, graph: gs.Graph, skip: frozenset[str], changes: Changes) -> None:
+        self._graph = graph
+        self._changes = changes
+        self._edit = edit.Edit(graph)  # to read from
+        self._units: dict[int, Unit] = {}  # by id of the node, and of its tail
+        for node in graph.nodes:
+            self._consider(node, skip)
+
+    def place(self) -> Placement:
+        """The placement. Refusals go to the changes."""
+        self._drop_islands()
+        units = [unit for node in self._graph.nodes if (unit := self._units.get(id(node))) and unit.node is node]
+        placement = Placement(units)
+        for unit in units:
+            if edit.op(unit.node) in ("Gemm", "MatMul") and not any(self._is_read_as_integer(t) for t in unit.results):
+                placement.float_results.update(id(t) for t in unit.results)
+        _Scales(placement, self._edit).share()
+        return placement
+
+    def _consider(self, node: gs.Node, skip: frozenset[str]) -> None:
+        if id(node) in self._units:
+            return  # the activation of a unit
+        found = operation(node)
+        if found is None:
+            return
+        if isinstance(found, str):
+            self._changes.refuse(node, found)
+            return
+        if edit.label(node) in skip:
+            self._changes.refuse(node, "named in `skip`")
+            return
+        unit = Unit(node, found)
+        after = self._edit.only_user(node.outputs[0])
+        if after is not None and found.role in (Role.CONTRACT, Role.COMPUTE) and id(after) not in self._units:
+            bounds = activation_bounds(after)
+            if bounds is not None and after.inputs[0] is node.outputs[0] and len(after.outputs) == 1:
+                unit = Unit(node, found, after, bounds)
+                self._units[id(after)] = unit
+        self._units[id(node)] = unit
+
+    def _drop_islands(self) -> None:
+        """Drop what does not contract and is not between integer kernels, until nothing changes.
+
+        Each node is looked at again only when a neighbour was dropped, so the work is linear.
+        """
+        waiting = [unit for node, unit in self._each()]
+        while waiting:
+            unit = waiting.pop()
+            if self._units.get(id(unit.node)) is not unit or self._pays(unit):
+                continue
+            del self._units[id(unit.node)]
+            if unit.tail is not None:
+                del self._units[id(unit.tail)]
+            waiting += self._neighbours(unit)
+
+    def _each(self) -> Iterator[tuple[gs.Node, Unit]]:
+        for node in self._graph.nodes:
+            unit = self._units.get(id(node))
+            if unit is not None and unit.node is node:
+                yield node, unit
+
+    def _neighbours(self, unit: Unit) -> list[Unit]:
+        nodes = [self._edit.producer(t) for t in unit.operands]
+        nodes += [user for t in unit.results for user in self._edit.users(t)]
+        return [self._units[id(node)] for node in nodes if node is not None and id(node) in self._units]
+
+    def _pays(self, unit: Unit) -> bool:
+        if unit.role is Role.CONTRACT:
+            return True
+        made = [self._is_made_as_integer(t) for t in unit.operands]
+        read = [self._is_read_as_integer(t) for t in unit.results]
+        if unit.role in (Role.MOVE, Role.INTEGER) and edit.op(unit.node) not in ("MaxPool", "ReduceMax", "Resize"):
+            # At the entry of a region integers are the cheaper ones to move.
+            return any(read) and (all(made) or all(len(t.outputs) == 1 for t in unit.operands))
+        if edit.op(unit.node) in SHRINKS and unit.role is Role.MOVE and all(made):
+            return True
+        return all(made) and any(read)
+
+    def _is_made_as_integer(self, tensor: gs.Tensor) -> bool:
+        producer = self._edit.producer(tensor)
+        return producer is not None and id(producer) in self._units
+
+    def _is_read_as_integer(self, tensor: gs.Tensor) -> bool:
+        for user in self._edit.users(tensor):
+            unit = self._units.get(id(user))
+            if unit is not None and unit.node is user and any(t is tensor for t in unit.operands):
+                return True
+        return False
+
+
+class _Scales:
+    """Union-find over the quantised tensors of a placement: those that share a scale."""
+
+    def __init__(self, placement: Placement, reader: edit.Edit) -> None:
+        self._placement = placement
+        self._edit = reader
+        self._parent: dict[int, int] = {}
+        self._tensors: dict[int, gs.Tensor] = {}
+        self._limits: dict[
+            int, Bounds | None
+        ] = {}  # by root: what the activations that write the tensors limit them to
+        self._made: dict[int, Unit] = {id(t): unit for unit in placement.units for t in unit.results}
+
+    def share(self) -> None:
+        """Fill in `leaders`, `measured` and `bounds` of the placement."""
+        units = self._placement.units
+        for unit in units:
+            for tensor in [*unit.operands, *unit.results]:
+                if id(tensor) not in self._placement.float_results and id(tensor) not in self._parent:
+                    self._tensors[id(tensor)] = tensor
+                    self._parent[id(tensor)] = id(tensor)
+                    maker = self._made.get(id(tensor))
+                    self._limits[id(tensor)] = None if maker is None else maker.bounds
+        follows: set[int] = set()
+        for unit in units:
+            if unit.role in (Role.MOVE, Role.INTEGER) or (unit.role is Role.JOIN and self._joins(unit)):
+                follows.update(id(tensor) for tensor in unit.results)
+                for tensor in [*unit.operands, *unit.results]:
+                    self._join(unit.operands[0], tensor)
+        for key, tensor in self._tensors.items():
+            leader = self._find(key)
+            self._placement.leaders[key] = self._tensors[leader]
+            if key not in follows:
+                self._placement.measured.setdefault(leader, []).append(tensor)
+            limits = self._limits[leader]
+            if limits is not None:
+                self._placement.bounds[leader] = limits
+
+    def _joins(self, unit: Unit) -> bool:
+        """Whether a Concat and its operands should share one scale: then it only moves bytes.
+
+        Not where an operand is read by others too, which would lose resolution for nothing, and not where activations
+        limit some operands and not all: an activation is superfluous only if the range keeps to its limits.
+        """
+        if any(self._edit.only_user(t) is None or self._edit.producer(t) is None for t in unit.operands):
+            return False
+        return len({self._limits[self._find(id(tensor))] for tensor in unit.operands}) == 1
+
+    def _find(self, key: int) -> int:
+        root = key
+        while self._parent[root] != root:
+            root = self._parent[root]
+        while self._parent[key] != root:
+            self._parent[key], key = root, self._parent[key]
+        return root
+
+    def _join(self, a: gs.Tensor, b: gs.Tensor) -> None:
+        self._parent[self._find(id(b))] = self._find(id(a))
