@@ -75,7 +75,7 @@ def format_pass(item: Pass) -> str:
     for option in fields(item):
         value = getattr(item, option.name)
         if value != _default(option):
-            written.append(f"{option.name.replace('_', '-')}={_format(value)}")
+            written.append(f"{option.name.replace('_', '-')}={format_value(value)}")
     return item.name + ("{" + " ".join(written) + "}" if written else "")
 
 
@@ -108,11 +108,12 @@ def _default(option: Field[Any]) -> Any:
     return option.default_factory() if option.default_factory is not MISSING else option.default
 
 
-def _format(value: Any) -> str:
+def format_value(value: Any) -> str:
+    """Text form of the value of an option."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return ",".join(_format(item) for item in value) if value else '""'
+        return ",".join(format_value(item) for item in value) if value else '""'
     if value is None:
         return "none"
     if isinstance(value, str):
