@@ -116,3 +116,4 @@ class Reproduce(Hook):
         (folder / "pipeline.txt").write_text(rest + "\n")
         (folder / "error.txt").write_text("".join(traceback.format_exception(error)))
         self.written = folder
+        error.add_note(f"reproducer saved in {folder}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from lpcc.report.model import Figures
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import onnx_graphsurgeon as gs
 
     from lpcc.cost import Cost
@@ -34,3 +36,18 @@ def figures_of(graph: gs.Graph, cost: Cost, file_bytes: int) -> Figures:
         energy_mj=cost.energy_mj,
         peak_activation_bytes=cost.peak_activation_bytes,
     )
+
+
+def stored_bytes(path: Path, weight_bytes: int) -> int:
+    """Size of a model's file and of the files with its external data, given that its weights take `weight_bytes`."""
+    size = path.stat().st_size
+    if size > weight_bytes:  # all weights are inside
+        return size
+    import onnx
+
+    from lpcc.door import files
+
+    outside: set[Path] = set()
+    for tensor in files.tensors(onnx.load(path, load_external_data=False)):
+        outside |= {path.parent / entry.value for entry in tensor.external_data if entry.key == "location"}
+    return sum((file.stat().st_size for file in outside), start=size)

@@ -1,7 +1,7 @@
 """The report of one optimisation. Its fields are the keys of the JSON form, in this order; docs/report.md lists them.
 
 Numbers are plain Python. None stands for what was not measured or does not apply, and JSON's null for that and for
-numbers that are not finite, which JSON cannot say. Accuracies, agreements and drops are in percent and percentage points.
+numbers that are not finite, which JSON cannot say. Accuracies and agreements are in percent, drops in points of that.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class LayerReport:
     name: str
     op: str
     dtype_before: str | None = None
-    """Number format that the kernel computes in: ``float32``, ``u8s8``. None before or after: there is no such layer."""
+    """Number format that the kernel computes in: ``float32``, ``u8s8``. None, before or after: no such layer."""
     dtype_after: str | None = None
     sqnr_db: float | None = None
     """Of the layer's output against the original's."""

@@ -1,0 +1,7 @@
+"""``python -m lpcc``."""
+
+from __future__ import annotations
+
+from lpcc.cli import main
+
+main()

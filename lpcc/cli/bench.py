@@ -1,0 +1,87 @@
+"""``lpcc bench``: how long models take on this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lpcc.cli import options
+from lpcc.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from lpcc.runtime import Comparison, Timing
+
+
+def bench(
+    a: Annotated[Path, typer.Argument(metavar="A", help="ONNX file.", show_default=False)],
+    b: Annotated[Path | None, typer.Argument(metavar="[B]", help="ONNX file to compare.", show_default=False)] = None,
+    threads: Annotated[int, typer.Option("--threads", min=1, help="Threads within an operator.")] = 1,
+    seconds: Annotated[float, typer.Option("--seconds", min=0, help="Time to spend, after the warm-up.")] = 10.0,
+    pairs: Annotated[int, typer.Option("--pairs", min=1, help="Fewest runs of each model.")] = 15,
+    data: options.DataSpec = None,
+    preprocess: options.Preprocessing = None,
+    dim: options.Sizes = None,
+    seed: options.Seed = 0,
+    json: options.JsonFile = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Time a model on this machine, or two of them in turns.
+
+    In onnxruntime, after a warm-up; two models run A B A B ..., so that a slow moment of the machine hits both.
+
+    The ratio is the median over the pairs of B's time by A's: below 1, B is faster. Inputs are the first sample of the
+    given data, else random.
+    """
+    options.finite("--seconds", seconds)
+    sizes = options.sizes(dim)
+    terminal = Terminal(quiet, json)
+    terminal.check_json(a, b)
+
+    from lpcc.cli.feeds import data_feeds, random_feeds
+    from lpcc.door import files
+    from lpcc.runtime import Session, compare, measure
+
+    model = files.read(a)
+    other = None if b is None else files.read(b)
+    feeds = next(data_feeds(model, data, preprocess, 1)) if data else random_feeds(model, sizes, seed)
+    first = Session(model, threads=threads)
+    result: dict[str, Any] = {"threads": threads, "inputs": {name: list(x.shape) for name, x in feeds.items()}}
+    with terminal.progress() as step:
+
+        def finished(share: float) -> None:
+            step("running", round(1000 * share), 1000)
+
+        if other is None:
+            timing = measure(first, feeds, seconds=seconds, min_runs=pairs, progress=finished)
+            result["a"] = {"model": str(a), **timing.to_json()}
+            lines = _one(str(a), timing)
+        else:
+            second = Session(other, threads=threads)
+            both = compare(first, second, feeds, seconds=seconds, min_pairs=pairs, progress=finished)
+            result |= both.to_json()
+            result["a"] = {"model": str(a), **both.a.to_json()}
+            result["b"] = {"model": str(b), **both.b.to_json()}
+            lines = _two(str(a), str(b), both)
+    terminal.write_json(result)
+    terminal.show(lines)
+
+
+def _one(name: str, timing: Timing) -> Iterator[str | tuple[str, str]]:
+    from lpcc.report import units
+
+    yield (
+        f"{name}: median {units.ms(timing.median_ms)}, spread {units.ms(timing.spread_ms)}, "
+        f"fastest {units.ms(timing.fastest_ms)} of {timing.runs} runs"
+    )
+
+
+def _two(a: str, b: str, both: Comparison) -> Iterator[str | tuple[str, str]]:
+    yield from _one(f"A {a}", both.a)
+    yield from _one(f"B {b}", both.b)
+    word = "faster" if both.ratio < 1 else "slower"
+    factor = 1 / both.ratio if both.ratio < 1 else both.ratio
+    yield (f"B / A: {both.ratio:.3f}, spread {both.ratio_spread:.3f}, {both.pairs} pairs", "bold")
+    yield f"B is {factor:.2f}x {word}" if abs(both.ratio - 1) > both.ratio_spread / 2 else "no clear difference"

@@ -1,0 +1,118 @@
+"""``lpcc inspect``: what a model costs on a target, layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from lpcc.cli import options
+from lpcc.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from lpcc.cost import Cost
+    from lpcc.report import Figures
+    from lpcc.target import Target
+
+
+def inspect(
+    model: options.Model,
+    target: options.TargetName = "host",
+    dim: options.Sizes = None,
+    json: options.JsonFile = None,
+    quiet: options.Quiet = False,
+) -> None:
+    """Say what a model costs on a target, layer by layer.
+
+    MACs, bytes, predicted time and energy, and what the time comes from most: compute, memory or overhead.
+    A layer is what the target's runtime runs as one kernel: a convolution with the activation that it takes in.
+    """
+    sizes = options.sizes(dim)
+    terminal = Terminal(quiet, json)
+    terminal.check_json(model)
+
+    from lpcc.analysis.types import annotate
+    from lpcc.cli.feeds import check_sizes
+    from lpcc.cost import CostModel
+    from lpcc.graph import load
+    from lpcc.report.figures import figures_of, stored_bytes
+    from lpcc.report.plain import to_plain
+    from lpcc.runtime import TensorSpec
+    from lpcc.target import Target
+
+    device = Target.load(target)
+    graph = load(model)
+    shapes = [None if tensor.shape is None else tuple(tensor.shape) for tensor in graph.inputs]
+    check_sizes(sizes, [TensorSpec(t.name, t.dtype, shape) for t, shape in zip(graph.inputs, shapes, strict=True)])
+    annotate(graph)
+    cost = CostModel(device).estimate(graph, sizes)
+    total = figures_of(graph, cost, stored_bytes(model, cost.weight_bytes))
+    terminal.write_json(
+        {
+            "model": str(model),
+            "target": device.name,
+            "total": to_plain(total),
+            "layers": to_plain(cost.layers),
+            "peak_layer": cost.peak_layer,
+            "notes": [*cost.assumptions, *cost.warnings],
+        }
+    )
+    terminal.show(_lines(str(model), device, cost, total, terminal.width))
+
+
+def _lines(model: str, target: Target, cost: Cost, total: Figures, width: int) -> Iterator[str | tuple[str, str]]:
+    from lpcc.report import units
+    from lpcc.report.table import Column, table
+
+    columns = [
+        Column("layer", elastic=True, tail=True),
+        Column("op", elastic=True),
+        Column("type"),
+        Column("output", drop=1),
+        Column("MACs", right=True),
+        Column("params", right=True, drop=2),
+        Column("moved", right=True, drop=3),
+        Column("time", right=True),
+        Column("energy", right=True, drop=4),
+        Column("bound", drop=5),
+    ]
+    rows = [
+        [
+            layer.name,
+            layer.op,
+            layer.dtype,
+            "x".join(map(str, layer.outputs[0])) if layer.outputs else "",
+            units.count(layer.macs) if layer.macs else "",
+            units.count(layer.parameters) if layer.parameters else "",
+            units.size(layer.bytes_moved),
+            units.ms(layer.latency_ms),
+            units.mj(layer.energy_mj),
+            layer.bound,
+        ]
+        for layer in cost.layers
+    ]
+    title, *body = table(columns, rows, width)
+    yield (title, "bold")
+    yield from body
+    yield ""
+    yield (f"{model} on {target.name}", "bold")
+    yield (
+        f"{units.count(total.nodes)} nodes, {units.count(total.parameters)} parameters, "
+        f"{units.count(total.macs)} MACs, "
+        f"{units.size(total.weight_bytes)} of weights, file {units.size(total.file_bytes)}"
+    )
+    peak = units.size(total.peak_activation_bytes)
+    yield f"predicted: {units.ms(total.latency_ms)}, {units.mj(total.energy_mj)} per run"
+    yield f"peak of activations: {peak} at {cost.peak_layer}"
+    yield from ((f"warning: {text}", "yellow") for text in cost.warnings)
+    yield from (f"note: {text}" for text in (*cost.assumptions, _trust(target)))
+
+
+def _trust(target: Target) -> str:
+    """How far the target's predictions can be trusted."""
+    quality = target.quality
+    if quality.median_error_percent is None:
+        return f"predictions are estimates: {quality.compared_with}"
+    return (
+        f"predictions are estimates: median error {quality.median_error_percent:g} % "
+        f"on {quality.networks} networks ({quality.compared_with})"
+    )

@@ -1,0 +1,191 @@
+"""The report of an optimisation on a terminal, in one screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from lpcc.report import units
+from lpcc.report.model import Figures, Quality, Report
+from lpcc.report.table import Column, table
+
+Line = str | tuple[str, str]
+"""A line of text, or one with a rich style."""
+
+_KINDS = 3
+"""Kinds of rewrites that are named for each pass, without details."""
+_REFUSED = 5
+"""Nodes that are named for each reason of a refusal, with details."""
+
+_DATA = {"real": "", "synthetic": " made-up", "none": ""}
+
+
+def screen(report: Report, width: int, *, verbose: bool = False) -> Iterator[Line]:
+    """Lines of the report, none wider than `width` where that can be; with `verbose`, refusals and layers too."""
+    arrow = f" -> {report.output}" if report.output else ""
+    yield (f"{report.model}{arrow}", "bold")
+    yield f"target {report.target}, pipeline {report.pipeline}, seed {report.seed}, {units.digits(report.seconds)} s"
+    yield ""
+    yield from _figures(report.before, report.after, "measured" if report.verdict.measured else "predicted", width)
+    yield ""
+    if report.quality.metric is not None:
+        yield _quality(report.quality)
+        yield ""
+    yield from _passes(report, width, verbose=verbose)
+    if verbose:
+        yield from _refusals(report)
+        yield from _layers(report, width)
+    yield ""
+    yield from _verdict(report)
+
+
+def _figures(before: Figures, after: Figures, how: str, width: int) -> Iterator[Line]:
+    rows = [
+        ("nodes", units.count, before.nodes, after.nodes),
+        ("parameters", units.count, before.parameters, after.parameters),
+        ("MACs", units.count, before.macs, after.macs),
+        ("weights", units.size, before.weight_bytes, after.weight_bytes),
+        ("file", units.size, before.file_bytes, after.file_bytes),
+        ("peak of activations", units.size, before.peak_activation_bytes, after.peak_activation_bytes),
+    ]
+    cells = [[name, text(old), text(new), units.change(old, new)] for name, text, old, new in rows]
+    cells.append(_timed(f"latency ({how})", units.ms, before.latency_ms, after.latency_ms))
+    cells.append(_timed("energy (predicted)", units.mj, before.energy_mj, after.energy_mj))
+    columns = [Column("", elastic=True), *(Column(title, right=True) for title in ("before", "after", "change"))]
+    title, *body = table(columns, cells, width)
+    yield (title, "bold")
+    yield from body
+
+
+def _timed(name: str, text: units.Text, before: float | None, after: float | None) -> list[str]:
+    return [name, text(before), text(after), units.change(before, after)]
+
+
+def _quality(quality: Quality) -> str:
+    accuracy = quality.metric in ("top1", "top5", "agreement")
+    text = units.percent if accuracy else units.number
+    parts = []
+    if quality.before is not None and quality.after is not None and quality.drop is not None:
+        limit = "" if quality.max_drop is None else f" of at most {quality.max_drop:g}"
+        drop = f"{quality.drop:.2f}{limit} points" if accuracy else f"{units.number(quality.drop)}{limit}"
+        parts.append(f"{quality.metric} {text(quality.before)} -> {text(quality.after)} (drop {drop})")
+    if quality.agreement is not None:
+        floor = "" if quality.min_agreement is None else f" (at least {quality.min_agreement:g})"
+        parts.append(f"agreement {units.percent(quality.agreement)}{floor}")
+    if quality.sqnr_db is not None:
+        floor = "" if quality.min_sqnr is None else f" (at least {quality.min_sqnr:g})"
+        parts.append(f"SQNR {units.decibels(quality.sqnr_db)}{floor}")
+    where = f"on {quality.samples}{_DATA[quality.data]} samples"
+    return f"quality {where}: {', '.join(parts) or 'outputs are equal'}"
+
+
+def _passes(report: Report, width: int, *, verbose: bool) -> Iterator[Line]:
+    rows = []
+    idle: dict[str, int] = {}  # passes that changed nothing, with the number of places that they refused
+    for item in report.passes:
+        refused = len(item.refused)
+        if not item.counts:
+            idle[item.name] = idle.get(item.name, 0) + refused
+            continue
+        kinds = [f"{count} {what}" for what, count in item.counts.items()]
+        if not verbose:
+            hidden = [f"{len(kinds) - _KINDS} kinds more"] if len(kinds) > _KINDS else []
+            kinds = [", ".join(kinds[:_KINDS] + hidden)]
+        rows.append([item.name, kinds[0], str(refused or ""), f"{item.seconds:.2f} s"])
+        rows += [["", kind, "", ""] for kind in kinds[1:]]
+    if rows:
+        columns = [
+            Column("pass"),
+            Column("did", elastic=True),
+            Column("refused", right=True),
+            Column("time", right=True, drop=1),
+        ]
+        title, *body = table(columns, rows, width)
+        yield (title, "bold")
+        yield from body
+    if idle:
+        names = [f"{name} ({refused} refused)" if refused else name for name, refused in idle.items()]
+        yield from _wrapped("nothing to do for ", ", ".join(names), width)
+
+
+def _refusals(report: Report) -> Iterator[Line]:
+    for item in report.passes:
+        by_reason: dict[str, list[str]] = {}
+        for refusal in item.refused:
+            by_reason.setdefault(refusal.reason, []).append(refusal.node)
+        if by_reason:
+            yield ""
+            yield (f"left alone by {item.name}", "bold")
+        for reason, nodes in by_reason.items():
+            more = f" and {len(nodes) - _REFUSED} more" if len(nodes) > _REFUSED else ""
+            yield f"  {reason}: {', '.join(nodes[:_REFUSED])}{more}"
+
+
+def _layers(report: Report, width: int) -> Iterator[Line]:
+    if not report.layers:
+        return
+    columns = [
+        Column("layer", elastic=True, tail=True),
+        Column("op", elastic=True),
+        Column("type"),
+        Column("MACs", right=True, drop=2),
+        Column("before", right=True, drop=1),
+        Column("after", right=True),
+        Column("SQNR", right=True),
+        Column("note", elastic=True),
+    ]
+    rows = [
+        [
+            layer.name,
+            layer.op,
+            _arrow(layer.dtype_before, layer.dtype_after),
+            units.count(layer.macs) if layer.macs else "",
+            units.ms(layer.latency_ms_before),
+            units.ms(layer.latency_ms_after),
+            "" if layer.sqnr_db is None else units.decibels(layer.sqnr_db),
+            layer.note,
+        ]
+        for layer in report.layers
+    ]
+    title, *body = table(columns, rows, width)
+    yield ""
+    yield (title, "bold")
+    yield from body
+
+
+def _arrow(before: str | None, after: str | None) -> str:
+    if before is None or after is None or before == after:
+        return after or before or ""
+    return f"{before} -> {after}"
+
+
+def _verdict(report: Report) -> Iterator[Line]:
+    verdict = report.verdict
+    kept = {
+        "optimised": "the optimised model",
+        "partly": "the optimised model, part of it taken back",
+        "original": "the original model",
+    }[verdict.kept]
+    speed = ""
+    if verdict.speedup is not None:
+        how = "measured" if verdict.measured else "predicted"
+        speed = f", {verdict.speedup:.2f}x as fast ({how})"
+    if verdict.met_budget:
+        yield (f"result: {kept}{speed}", "green" if verdict.kept == "optimised" else "yellow")
+    else:
+        yield (f"result: {kept}{speed}; the budget is NOT met by what was asked for", "bold red")
+    yield from _listed(verdict.reasons)
+    yield from (f"note: {text}" for text in report.notes)
+
+
+def _listed(reasons: Iterable[str], shown: int = 8) -> Iterator[Line]:
+    """Reasons as an indented list, the last ones only counted."""
+    reasons = list(reasons)
+    yield from (f"  {reason}" for reason in reasons[:shown])
+    if len(reasons) > shown:
+        yield f"  and {len(reasons) - shown} more (see the JSON report)"
+
+
+def _wrapped(head: str, text: str, width: int) -> list[str]:
+    import textwrap
+
+    return textwrap.wrap(head + text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
