@@ -7,6 +7,7 @@ Built-in targets live in ``lpcc.targets``; a user's own file works like one of t
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -159,7 +160,7 @@ class Target:
             base, layer = detect()
             return _build(Layers.of(base).over(layer, "host, detected"), "host, detected", is_host=True)
         if _is_path(text):
-            path = Path(text).expanduser()
+            path = Path(os.path.expanduser(text))  # noqa: PTH111 - never raises
             return _build(Layers.read(path, ()), str(path))
         plugin = _plugins().get(text)
         if isinstance(plugin, Target):
@@ -192,7 +193,7 @@ class Layers:
         if plugin is None:
             known = Target.names()
             near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else ""
+            hint = f"; did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else "."
             raise UsageError(f"unknown target `{name}`{hint} Known: {', '.join(known)}, or the path of a .toml file")
         if isinstance(plugin, Target):
             raise UsageError(f"target `{name}` of a plugin is an object, not a file: it cannot be extended")
@@ -201,7 +202,7 @@ class Layers:
     @staticmethod
     def read(path: Path, chain: tuple[str, ...]) -> Layers:
         """The layers of a file; `chain` holds the files that extend it."""
-        key = str(path.resolve())
+        key = os.path.abspath(path)  # noqa: PTH100 - does not touch the disk
         if key in chain:
             raise UsageError(f"{path}: `extends` runs in a circle: {' -> '.join(Path(p).name for p in (*chain, key))}")
         layer = _parse(path)
@@ -270,10 +271,10 @@ def _parse(path: Path) -> dict[str, Any]:
         layer = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"{path}: no such target file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot read the target file: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no possible path
+        raise UsageError(f"{path}: cannot read the target file: {error}") from None
     tables = layer.get("tables")
     if isinstance(tables, dict) and isinstance(tables.get("kernels"), str):
         tables["kernels"] = str(path.parent / tables["kernels"])  # a file beside the one that names it

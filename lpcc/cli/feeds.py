@@ -44,13 +44,16 @@ def random_feeds(model: onnx.ModelProto, sizes: Mapping[str, int], seed: int) ->
     check_sizes(sizes, TensorSpec.inputs_of(model))
     sized = onnx.ModelProto()
     sized.graph.initializer.extend(onnx.TensorProto(name=tensor.name) for tensor in model.graph.initializer)
+    known = dict(sizes)  # grows: a name has one size wherever it is used
     for declared in model.graph.input:
         info = sized.graph.input.add()
         info.CopyFrom(declared)
         for axis, dim in enumerate(info.type.tensor_type.shape.dim):
             if not dim.HasField("dim_value") or dim.dim_value < 0:
-                default = 1 if axis == 0 else SIZE
-                dim.dim_value = sizes.get(f"{info.name}[{axis}]", sizes.get(dim.dim_param, default))
+                place = f"{info.name}[{axis}]"
+                name = dim.dim_param or place
+                known[name] = known.get(place, known.get(name, 1 if axis == 0 else SIZE))
+                dim.dim_value = known[name]
     return equality.random_feeds(sized, seed)
 
 

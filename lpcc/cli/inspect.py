@@ -9,6 +9,8 @@ from lpcc.cli import options
 from lpcc.cli.terminal import Terminal
 
 if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
     from lpcc.cost import Cost
     from lpcc.report import Figures
     from lpcc.target import Target
@@ -41,8 +43,7 @@ def inspect(
 
     device = Target.load(target)
     graph = load(model)
-    shapes = [None if tensor.shape is None else tuple(tensor.shape) for tensor in graph.inputs]
-    check_sizes(sizes, [TensorSpec(t.name, t.dtype, shape) for t, shape in zip(graph.inputs, shapes, strict=True)])
+    check_sizes(sizes, [TensorSpec(t.name, t.dtype, _declared(t)) for t in graph.inputs])
     annotate(graph)
     cost = CostModel(device).estimate(graph, sizes)
     total = figures_of(graph, cost, stored_bytes(model, cost.weight_bytes))
@@ -57,6 +58,13 @@ def inspect(
         }
     )
     terminal.show(_lines(str(model), device, cost, total, terminal.width))
+
+
+def _declared(tensor: gs.Variable) -> tuple[int | str | None, ...] | None:
+    """Declared shape of a graph input; Paddle writes an open dimension as -1."""
+    if tensor.shape is None:
+        return None
+    return tuple(None if isinstance(dim, int) and dim < 0 else dim for dim in tensor.shape)
 
 
 def _lines(model: str, target: Target, cost: Cost, total: Figures, width: int) -> Iterator[str | tuple[str, str]]:

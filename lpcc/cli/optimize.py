@@ -71,9 +71,9 @@ def optimize(
 ) -> None:
     """Make a model smaller, faster and cheaper on a target.
 
-    The report says what was done, what it gained and what it cost. The result is never slower on the target nor less accurate than the budget allows: what does not pay is taken back.
-    Where nothing of the pipeline's approximate part is within the budget, the rest is still written, and the exit code
-    is 4.
+    The result is never slower on the target nor less accurate than the budget allows: what does not pay is taken back.
+    The report says what was done, what it gained and what it cost. Where nothing approximate of the pipeline is within
+    the budget, the rest is written all the same, and the exit code is 4.
     """
     for option, value in (("--max-drop", max_drop), ("--min-agreement", min_agreement), ("--min-sqnr", min_sqnr)):
         options.finite(option, value)

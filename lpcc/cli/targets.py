@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
 Name = Annotated[
     str | None, typer.Argument(metavar="[NAME|FILE]", help="A target, or a .toml file.", show_default=False)
 ]
+
+_ELSEWHERE = ("name", "description", "sources", "tables", "quality")
+"""Fields of a target that are no rows of its table."""
 
 
 def targets(name: Name = None) -> None:
@@ -57,17 +61,24 @@ def _one(target: Target, width: int) -> Iterator[str | tuple[str, str]]:
     from lpcc.report.table import Column, table
 
     yield (target.name, "bold")
-    yield target.description
+    yield from textwrap.wrap(target.description, width)
+    values = {key: value for key, value in vars(target).items() if key not in _ELSEWHERE}
+    found = list(_flat(to_plain(values)))
+    sources = list(dict.fromkeys(target.sources.get(path, "") for path, _ in found))
+    marks = {source: f"[{number}]" for number, source in enumerate((s for s in sources if s), 1)} | {"": ""}
+    rows = [[path, text, marks[target.sources.get(path, "")]] for path, text in found]
+    title, *body = table([Column("key"), Column("value", elastic=True), Column("source")], rows, width)
     yield ""
-    values = {key: value for key, value in vars(target).items() if key not in ("name", "description", "sources")}
-    tables = values.pop("tables")
-    rows = [[path, text, target.sources.get(path, "")] for path, text in _flat(to_plain(values))]
-    title, *body = table([Column("key"), Column("value"), Column("source", elastic=True)], rows, max(width, 100))
     yield (title, "bold")
     yield from body
-    if tables.coefficients:
-        yield ""
-        yield f"fitted kernels: {', '.join(sorted({' '.join(key) for key in tables.coefficients}))}"
+    if target.tables.coefficients:
+        kernels = ", ".join(sorted({" ".join(key) for key in target.tables.coefficients}))
+        yield from textwrap.wrap(f"fitted kernels: {kernels}", width)
+    yield ""
+    yield ("sources", "bold")
+    for source, mark in marks.items():
+        yield from textwrap.wrap(f"{mark} {source}", width, subsequent_indent="    ") if mark else ()
+    yield from textwrap.wrap(f"Predictions against measurements: {target.quality.compared_with}", width)
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
