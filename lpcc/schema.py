@@ -66,17 +66,17 @@ def _dataclass(cls: Any, data: Any, where: str, path: str, extra: Mapping[str, A
     return cls(**values)
 
 
-def _value(hint: Any, value: Any, where: str, path: str) -> Any:
-    """`value` checked against, and turned into, the type that `hint` says."""
+def _value(hint: Any, value: Any, where: str, path: str, expected: str = "") -> Any:
+    """`value` checked against, and turned into, the type that `hint` says; `expected` describes that in full."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        number = _value(args[0], value, where, path)
+        number = _value(args[0], value, where, path, _describe(hint))
         for bound in args[1:]:
             if isinstance(bound, Bound) and not (number >= bound.least and number > bound.above and number < math.inf):
                 raise UsageError(f"{where}: `{path}` = {value!r} is out of range; expected {_describe(hint)}")
         return number
     if origin in (Union, types.UnionType):  # only `X | None`: a file cannot say None
-        return _value(args[0], value, where, path)
+        return _value(args[0], value, where, path, expected)
     if is_dataclass(hint):
         return _dataclass(hint, value, where, f"{path}.", {})
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping) and isinstance(value, dict):
@@ -93,7 +93,7 @@ def _value(hint: Any, value: Any, where: str, path: str) -> Any:
         return float(value)
     if hint in (int, str, bool) and type(value) is hint:
         return value
-    raise UsageError(f"{where}: `{path}` = {value!r} is wrong; expected {_describe(hint)}")
+    raise UsageError(f"{where}: `{path}` = {value!r} is wrong; expected {expected or _describe(hint)}")
 
 
 def _describe(hint: Any) -> str:

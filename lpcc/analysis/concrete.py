@@ -62,6 +62,15 @@ _AS_FIRST_INPUT = frozenset(
 )
 
 
+_REFUSED = (
+    onnx.shape_inference.InferenceError,
+    onnx.checker.ValidationError,
+    onnx.defs.SchemaError,
+    RuntimeError,
+    ValueError,
+)
+
+
 def infer(graph: gs.Graph, shapes: dict[int, tuple[int, ...]]) -> None:
     """Add to `shapes` (by ``id(tensor)``) what follows from those known already, for the nodes of the main graph.
 
@@ -105,7 +114,7 @@ def _infer_node(
         found = onnx.shape_inference.infer_node_outputs(
             schema, proto, types, data, opset_imports=[helper.make_opsetid(_DEFAULT_DOMAIN, version)]
         )
-    except (onnx.shape_inference.InferenceError, onnx.defs.SchemaError, RuntimeError, ValueError):
+    except _REFUSED:
         return
     for tensor, name in zip(node.outputs, proto.output, strict=True):
         if name in found and found[name].HasField("tensor_type") and found[name].tensor_type.HasField("shape"):

@@ -104,7 +104,7 @@ class _Walk:
                 self.kernels.append(self._waiting.pop(id(node)))
         for tensor in graph.outputs:
             held = self.integers.held(tensor)
-            if held is not None and not self.integers.is_integer(tensor):
+            if held is not None:
                 self._convert(tensor, held)
 
     def _visit(self, node: gs.Node) -> None:
@@ -132,24 +132,26 @@ class _Walk:
         own = {id(tensor) for member in nodes for tensor in member.outputs}
         read: list[Held] = []
         for member in nodes:
-            for tensor in [*member.inputs, *edit.captured(member)]:
-                if tensor.name == "" or id(tensor) in own or self._constant(tensor):
+            for tensor in member.inputs:
+                if tensor.name == "" or id(tensor) in own or self._constant(tensor) or constant_of(tensor) is not None:
                     continue
                 held = self.integers.held(tensor)
-                if held is not None and not self.integers.is_integer(tensor):
+                if held is not None:
                     self._convert(tensor, held)
-                    held = None
-                read.append(held or Held(self.integers.holder(tensor), rules.dtype_of(tensor)))
-        for dequantize in self.integers.weights_of(
-            nodes
-        ):  # run at every inference, as this kernel is not an integer one
-            out = dequantize.outputs[0]
-            weight = Held(out, rules.dtype_of(out))
+                read.append(Held(self.integers.holder(tensor), rules.dtype_of(tensor)))
+        for dequantize in self.integers.weights_of(nodes):  # runs at every inference, as this is no integer kernel
+            weight = Held(dequantize.outputs[0], rules.dtype_of(dequantize.outputs[0]))
             self.kernels.append(self._kernel("dequantize", "int8", "int8", dequantize, (dequantize,), [], [weight]))
-            read.append(weight)
+        if edit.subgraphs(node):
+            read += self._returned(node)
         written = [Held(tensor, rules.dtype_of(tensor)) for tensor in nodes[-1].outputs if tensor.name]
         dtype, scheme = rules.format_of(node, op, self.integers)
         self._wait(nodes, self._kernel(self._kind(node, op), dtype, scheme, node, nodes, read, written))
+
+    def _returned(self, node: gs.Node) -> list[Held]:
+        """What the nested graphs of a node return, and so hold until it has run."""
+        tensors = [t for body in edit.subgraphs(node) for t in body.outputs if not self._constant(t)]
+        return [Held(self.integers.holder(t), rules.dtype_of(t)) for t in tensors]
 
     def _integer(self, group: Group, op: str) -> None:
         node = group.nodes[0]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import onnx_graphsurgeon as gs
 
-from lpcc import edit
 from lpcc.analysis.kernels import Kernel, kernels
 from lpcc.analysis.shapes import Shapes, bind
 
@@ -63,9 +62,6 @@ class _Buffers:
         for index, step in enumerate(steps):
             for operand in (*step.inputs, *step.outputs):
                 self._last[self.buffer(id(operand.tensor))] = index
-            for body in edit.subgraphs(step.node):
-                for tensor in body.outputs:
-                    self._last[self.buffer(id(tensor))] = index
         for tensor in graph.outputs:
             self._last[self.buffer(id(tensor))] = len(steps)
         self._ends: dict[int, list[int]] = {}

@@ -96,7 +96,7 @@ def weights(node: gs.Node) -> list[gs.Constant]:
     """
     op = edit.op(node)
     skipped = _NOT_WEIGHTS.get(op, ())
-    integer = "Quant" in op or "QLinear" in op or "Integer" in op or "QGemm" in op
+    integer = any(word in op.lower() for word in ("quant", "qlinear", "integer", "qgemm"))
     found: list[gs.Constant] = []
     for index, tensor in enumerate(node.inputs):
         constant = constant_of(tensor)

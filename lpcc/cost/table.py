@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from lpcc.cost.kinds import ELEMENT_KINDS, FORMATS, MAC_KINDS
 from lpcc.errors import UsageError
 from lpcc.schema import unknown
 
@@ -48,8 +49,13 @@ class KernelTable:
             if len(row) != 4:
                 raise UsageError(f"{path}:{number}: expected kernel,dtype,term,coefficient, found {len(row)} columns")
             kernel, dtype, term, value = row
-            if term not in TERMS:
-                raise UsageError(f"{path}:{number}: term `{term}`, {unknown(term, TERMS, 'known')}")
+            for what, name, known in (
+                ("kernel", kernel, (*MAC_KINDS, *ELEMENT_KINDS)),
+                ("format", dtype, FORMATS),
+                ("term", term, TERMS),
+            ):
+                if name not in known:
+                    raise UsageError(f"{path}:{number}: {what} `{name}`, {unknown(name, known, 'known')}")
             terms = found.setdefault((kernel, dtype), {})
             if term in terms:
                 raise UsageError(f"{path}:{number}: {kernel},{dtype},{term} is stated twice")

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+from onnx import numpy_helper
+
+from lpcc.analysis.liveness import liveness
+from lpcc.analysis.types import annotate
+from lpcc.graph import from_proto
+
+K = 1024  # a tensor float[1,4,8,8] takes 1 KiB
+
+
+def graph(body: str, outputs: str = "float[a,b,c,d] y", inputs: str = "float[1,4,8,8] x") -> gs.Graph:
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g ({inputs}) => ({outputs}) {{ {body} }}'
+    )
+    constants = {
+        "w": np.ones((4, 4, 1, 1), np.float32),
+        "wide": np.ones((16, 4, 1, 1), np.float32),
+        "flat": np.array([1, 256]),
+        "back": np.array([1, 4, 8, 8]),
+        "s": np.asarray(np.float32(0.1)),
+        "z": np.asarray(np.uint8(128)),
+        "w8": np.ones((4, 4, 1, 1), np.int8),
+        "zw": np.asarray(np.int8(0)),
+    }
+    read = {name for node in proto.graph.node for name in node.input}
+    proto.graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in constants.items() if name in read)
+    loaded = from_proto(proto)
+    annotate(loaded)
+    return loaded
+
+
+def test_a_chain_needs_two_tensors() -> None:
+    found = liveness(graph("a = Conv(x, w) b = Conv(a, w) y = Conv(b, w)"))
+    assert found.peak_bytes == 2 * K
+    assert found.series == (2 * K, 2 * K, 2 * K)
+
+
+def test_the_peak_is_where_the_widest_tensor_is_made() -> None:
+    found = liveness(graph("a = Conv(x, w) b = Conv(a, wide) c = MaxPool <kernel_shape = [8, 8]> (b) y = Exp(c)"))
+    assert found.peak_bytes == 1 * K + 4 * K
+    assert found.peak is not None
+    assert found.peak.node.outputs[0].name == "b"
+
+
+def test_a_residual_is_kept_until_it_is_added() -> None:
+    found = liveness(graph("a = Conv(x, w) b = Conv(a, w) c = Exp(b) d = Conv(c, w) e = Conv(d, w) y = Mul(a, e)"))
+    assert found.series == (2 * K, 2 * K, 2 * K, 3 * K, 3 * K, 2 * K)
+
+
+def test_element_wise_kernels_work_in_place_but_not_on_the_input_of_the_network() -> None:
+    assert liveness(graph("a = Conv(x, w) y = Exp(a)")).series == (2 * K, 1 * K)
+    assert liveness(graph("a = Exp(x) y = Conv(a, w)")).series == (2 * K, 2 * K)
+    assert liveness(graph("a = Conv(x, w) b = Exp(a) y = Conv(a, w)", "float[a,b,c,d] y, float[e,f,g,h] b")).series == (
+        2 * K,
+        2 * K,
+        3 * K,
+    ), "`a` is read once more"
+
+
+def test_views_share_memory() -> None:
+    found = liveness(graph("a = Conv(x, w) r = Reshape(a, flat) q = Reshape(r, back) y = Conv(q, w)"))
+    assert found.series == (2 * K, 1 * K, 1 * K, 2 * K)
+
+
+def test_outputs_stay_to_the_end() -> None:
+    found = liveness(graph("a = Conv(x, w) b = Conv(a, w) y = Conv(b, w)", "float[a,b,c,d] y, float[e,f,g,h] a"))
+    assert found.series == (2 * K, 2 * K, 3 * K)
+
+
+def test_integers_take_a_quarter() -> None:
+    found = liveness(
+        graph(
+            """q = QuantizeLinear(x, s, z) a = DequantizeLinear(q, s, z) k = DequantizeLinear(w8, s, zw)
+               c = Conv(a, k) p = QuantizeLinear(c, s, z) d = DequantizeLinear(p, s, z)
+               e = Conv(d, k) r = QuantizeLinear(e, s, z) y = DequantizeLinear(r, s, z)"""
+        )
+    )
+    assert found.series == (K + K // 4, K // 2, K // 2, K + K // 4)
+
+
+def test_bodies_count_what_they_capture_and_what_they_return() -> None:
+    then = onnx.parser.parse_graph("g () => (float[1,4,8,8] t) { i = Conv(a, w) t = Conv(i, w) }")
+    other = onnx.parser.parse_graph("g () => (float[1,4,8,8] t) { t = Conv(a, w) }")
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> g (float[1,4,8,8] x, bool c) => (float[1,4,8,8] y) { a = Conv(x, w) }'
+    )
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones((4, 4, 1, 1), np.float32), "w"))
+    proto.graph.node.append(onnx.helper.make_node("If", ["c"], ["y"], then_branch=then, else_branch=other))
+    loaded = from_proto(proto)
+    annotate(loaded)
+    found = liveness(loaded)
+    assert found.series[0] == 2 * K + 1, "`x`, `a` and the condition"
+    assert found.series[1:4] == tuple(s * K + 1 for s in (2, 3, 3)), (
+        "`a` lives for both, the first result until the end"
+    )
+    assert found.series[4] == 3 * K + 1, "both results and `y`"
+
+
+def test_an_empty_graph_holds_its_inputs() -> None:
+    loaded = graph("y = Identity(x)")
+    list.clear(loaded.nodes)
+    assert liveness(loaded).peak_bytes == K
