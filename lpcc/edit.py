@@ -102,11 +102,13 @@ def link(node: gs.Node, inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor
 
 
 def _drop_one(items: list[Any], item: object) -> None:
-    """Remove one occurrence of `item`, by identity, from the end: fresh users are removed most often."""
-    for index in range(len(items) - 1, -1, -1):
-        if items[index] is item:
-            list.__delitem__(items, index)
-            return
+    """Remove one occurrence of `item`, by identity, looking from both ends: passes remove the oldest or newest users."""
+    last = len(items) - 1
+    for index in range(last // 2 + 1):
+        for place in (last - index, index):
+            if items[place] is item:
+                list.__delitem__(items, place)
+                return
 
 
 class Edit:
@@ -139,6 +141,14 @@ class Edit:
     def live(self, node: gs.Node) -> bool:
         """Whether the node was not removed in this round."""
         return id(node) not in self._removed
+
+    def owns(self, node: gs.Node) -> bool:
+        """Whether the node is one of this graph, not of a graph around it or nested in it."""
+        return id(node) in self._own
+
+    def owns(self, node: gs.Node) -> bool:
+        """Whether the node is, or was at the start, one of this graph and not of one around it or in it."""
+        return id(node) in self._own
 
     def users(self, tensor: gs.Tensor) -> list[gs.Node]:
         """Consumers of a tensor, also those inside subgraphs; a node that reads it twice occurs twice."""
@@ -186,9 +196,18 @@ class Edit:
         self._own.add(id(node))
         return node
 
+    def adopt(self, node: gs.Node) -> None:
+        """Take in a node of another graph, which must drop it, with its tensors."""
+        self._added.append(node)
+        self._own.add(id(node))
+
     def remove(self, node: gs.Node) -> None:
-        """Detach a node from its tensors and drop it."""
+        """Detach a node from its tensors and drop it, with all that its subgraphs hold."""
         self._removed[id(node)] = node
+        for body in subgraphs(node):
+            for child in nodes(body):
+                for tensor in child.inputs:
+                    _drop_one(tensor.outputs, child)
         for tensor in node.inputs:
             _drop_one(tensor.outputs, node)
         for tensor in node.outputs:
@@ -205,6 +224,10 @@ class Edit:
         _drop_one(node.inputs[index].outputs, node)
         list.__setitem__(node.inputs, index, tensor)
         list.append(tensor.outputs, node)
+
+    def replace_output(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
+        """Let output `index` of `node` be `tensor`, which nothing else may write. Users of the old one stay with it."""
+        self._retarget(node, node.outputs[index], tensor)
 
     def drop_inputs(self, node: gs.Node, first: int) -> None:
         """Cut the inputs of `node` from index `first` on."""
@@ -249,6 +272,23 @@ class Edit:
         placeholder = new.outputs[index]
         if placeholder is not old:
             self._retarget(new, placeholder, old)
+
+    def settle(self, old: gs.Variable, values: Any) -> bool:
+        """Let a constant of the same name take the place of `old`, also where the graph returns it.
+
+        `values` is an array or values not yet read. The producer of `old` must be removed by the caller. False, with
+        nothing changed, where a nested graph returns `old` itself, which ONNX has no way to say of a constant.
+        """
+        places = [index for index, tensor in enumerate(self.graph.outputs) if tensor is old]
+        if self.is_output(old) and not places:
+            return False
+        new = gs.Constant(old.name, values)
+        self.replace_uses(old, new)
+        for index in places:
+            new.carried = getattr(old, "carried", None)
+            self.graph.outputs[index] = new
+            self._outputs.add(id(new))
+        return True
 
     def _retarget(self, node: gs.Node, old: gs.Tensor, new: gs.Tensor) -> None:
         """Let `node` write `new` where it wrote `old`."""
