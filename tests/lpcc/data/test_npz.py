@@ -69,7 +69,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path: Path, save: ob
         save(path, input=np.tile(ten, (count // 10, 1, 1, 1)))  # type: ignore[operator]
         tracemalloc.start()
         try:
-            for _ in Dataset.open(path, spec).batches(50):
+            for _ in Dataset.open(path, spec).batches(10):
                 pass
             return tracemalloc.get_traced_memory()[1]
         finally:
