@@ -98,7 +98,7 @@ def sample_axis(inputs: Sequence[TensorSpec]) -> tuple[bool, int | None]:
     firsts = {spec.shape[0] if spec.shape else None for spec in inputs if spec.shape is not None}
     fixed = {first for first in firsts if isinstance(first, int)}
     scalars = any(spec.shape == () for spec in inputs)
-    if scalars or len(fixed) > 1 or fixed == {0}:
+    if not inputs or scalars or len(fixed) > 1 or fixed == {0}:
         return False, None
     return True, next(iter(fixed), None)
 

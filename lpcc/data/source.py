@@ -19,7 +19,8 @@ class Block:
     labels: Array | None
 
     def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
+        # A model without inputs takes one kind of sample: nothing.
+        return len(next(iter(self.arrays.values()))) if self.arrays else 1
 
     def part(self, start: int, stop: int) -> Block:
         """Samples `start` to `stop`; views, not copies."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,8 @@ class Session:
         self.raw: onnxruntime.InferenceSession = open_session(model, options)
         """onnxruntime's own session, for what this class does not offer."""
         self.inputs: tuple[TensorSpec, ...] = tuple(map(_spec, self.raw.get_inputs()))
+        if not isinstance(model, bytes | str | Path):
+            self.inputs = _with_unknown_ranks(self.inputs, TensorSpec.inputs_of(model))
         self.outputs: tuple[TensorSpec, ...] = tuple(map(_spec, self.raw.get_outputs()))
         self._run_options = ort.RunOptions()
         self._run_options.log_severity_level = _FATAL_ONLY
@@ -160,3 +163,9 @@ def _spec(arg: Any) -> TensorSpec:
     # An unknown rank reads as a scalar here: onnxruntime's interface does not tell them apart.
     shape: tuple[Dim, ...] = tuple(d if isinstance(d, str) or (d is not None and d >= 0) else None for d in arg.shape)
     return TensorSpec(arg.name, None if name is None else np.dtype(name), shape)
+
+
+def _with_unknown_ranks(found: Sequence[TensorSpec], declared: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """The specs that onnxruntime gives, apart from those that only look like scalars there."""
+    unknown = {spec.name for spec in declared if spec.shape is None}
+    return tuple(replace(s, shape=None) if s.name in unknown and s.shape == () else s for s in found)

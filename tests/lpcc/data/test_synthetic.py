@@ -114,6 +114,10 @@ def test_scalars_and_inputs_without_a_sample_axis() -> None:
     assert {name: x.shape for name, x in one.feeds.items()} == {"a": (2, 3), "b": (3, 4), "c": ()}
 
 
+def test_a_model_without_inputs_is_fed_nothing() -> None:
+    assert [(b.feeds, b.count) for b in Dataset.synthetic((), 2).batches(4)] == [({}, 1), ({}, 1)]
+
+
 @pytest.mark.parametrize(
     "spec", [TensorSpec("x", None, None), TensorSpec("x", F32, None), TensorSpec("x", np.dtype(object), (1,))]
 )

@@ -107,6 +107,12 @@ def test_with_outputs_works_on_every_tensor_of_the_zoo(zoo: Any) -> None:
         assert have >= set(names)
 
 
+def test_unknown_ranks_are_no_scalars() -> None:
+    free = model()
+    free.graph.input[0].type.tensor_type.ClearField("shape")
+    assert Session(free).inputs == (TensorSpec("x", np.dtype(np.float32), None),)
+
+
 def test_sequences_pass_through() -> None:
     graph = helper.make_graph(
         [helper.make_node("SequenceConstruct", ["x", "x"], ["y"])],
