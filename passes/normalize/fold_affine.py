@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.match import NoMatch, epsilon, is_float, sole_maker, sole_reader, with_constant
-from lpcc.passes.normalize.linear import LINEAR, Linear, along_channels, successor
+from lpcc.passes.normalize.linear import BROADCASTING, LINEAR, Linear, along_channels, successor
 from lpcc.pipeline import Changes, Context, Fidelity, LocalPass
 
 _AFFINE: Final = ("Mul", "Add", "Sub", "Div", "Neg")
@@ -26,7 +26,7 @@ class FoldAffine(LocalPass):
     W (s x + t) + b = (W s) x + (W t + b). A Mul behind MatMul and Add goes into both. Of those that stay, a chain
     becomes one Mul, one Add, or a Mul and an Add. A division becomes a multiplication by the reciprocal.
 
-    Left alone: integers; constants that vary along another axis than that of the channels (``[W]`` or ``[H,1]`` beside
+    Left alone: models below opset 7, whose operators broadcast in their own ways; integers; constants that vary along another axis than that of the channels (``[W]`` or ``[H,1]`` beside
     an image, whatever their length) or would enlarge the tensor; results that are read elsewhere too or are graph
     outputs; an Add before a layer that pads its input with zeros, which come after the Add; numbers so large that they
     may be there to round (x + 1.5 * 2**23 - 1.5 * 2**23); what would leave the range of its type.
@@ -38,6 +38,8 @@ class FoldAffine(LocalPass):
     def rewrite(self, graph: gs.Graph, ctx: Context, changes: Changes) -> None:  # noqa: ARG002
         """Fold into the layers before, in order, then into those after, in reverse, then merge what is left."""
         refused: dict[int, str] = {}
+        if graph.opset < BROADCASTING:
+            return
 
         def attempt(fold: Callable[[edit.Edit, gs.Node, Changes], None], node: gs.Node) -> bool:
             try:

@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from lpcc import edit
 from lpcc.analysis.purity import trains
 from lpcc.match import NoMatch, maker, sole_maker, sole_reader
-from lpcc.passes.normalize.linear import LINEAR, Linear
+from lpcc.passes.normalize.linear import BROADCASTING, LINEAR, Linear
 from lpcc.pipeline import Changes, Context, Fidelity, LocalPass
 
 
@@ -26,7 +26,7 @@ class FoldBatchNorm(LocalPass):
     which the weights and the bias of the layer take in: W' = s W, b' = s b + t before it, W' = W s, b' = b + W t
     after it. A MatMul of two dimensions that needs a bias becomes a Gemm.
 
-    Left alone: a batch norm in training mode, with statistics for each position (``spatial=0``, opset below 9), or with
+    Left alone: models below opset 7; a batch norm in training mode, with statistics for each position (``spatial=0``, opset below 9), or with
     parameters that are not constant; one whose neighbour's result is read elsewhere too or is a graph output; one
     before a layer that pads with zeros, which come after the batch norm and so are not shifted by it, unless t is 0;
     one between other operators (after a Concat, say); and weights that would leave the range of their type.
@@ -54,6 +54,8 @@ class FoldBatchNorm(LocalPass):
 
 def _affine(node: gs.Node, opset: int) -> tuple[np.ndarray, np.ndarray]:
     """Scale and shift for each channel, in double precision. Raises NoMatch if the batch norm is no affine map."""
+    if opset < BROADCASTING:
+        raise NoMatch(f"operators broadcast in their own ways below opset {BROADCASTING}: raise-opset comes first")
     if trains(node, opset) or any(edit.out(node, index) is not None for index in range(1, len(node.outputs))):
         raise NoMatch("it is in training mode")
     if not edit.attr(node, "spatial", 1):

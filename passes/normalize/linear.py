@@ -22,6 +22,8 @@ from lpcc import edit
 from lpcc.match import NoMatch, is_float, smallest_normal
 
 LINEAR: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+BROADCASTING: Final = 7
+"""The opset from which operators broadcast as NumPy does. What is here is for models from there on."""
 
 
 @dataclass(frozen=True)
