@@ -143,10 +143,6 @@ class Edit:
         return id(node) not in self._removed
 
     def owns(self, node: gs.Node) -> bool:
-        """Whether the node is one of this graph, not of a graph around it or nested in it."""
-        return id(node) in self._own
-
-    def owns(self, node: gs.Node) -> bool:
         """Whether the node is, or was at the start, one of this graph and not of one around it or in it."""
         return id(node) in self._own
 

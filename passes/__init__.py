@@ -4,8 +4,60 @@ from __future__ import annotations
 
 from typing import Final
 
+from lpcc.passes.normalize import (
+    EliminateCommon,
+    EliminateDeadCode,
+    FoldAffine,
+    FoldBatchNorm,
+    FoldConstants,
+    FreezeInputs,
+    FuseMatMulAdd,
+    LiftConstants,
+    MergePad,
+    RaiseOpset,
+    RemoveNoops,
+    ResolveShapes,
+)
 from lpcc.pipeline import Pass
 
-BUILTIN: Final[tuple[type[Pass], ...]] = ()
+__all__ = [
+    "BUILTIN",
+    "NAMED",
+    "EliminateCommon",
+    "EliminateDeadCode",
+    "FoldAffine",
+    "FoldBatchNorm",
+    "FoldConstants",
+    "FreezeInputs",
+    "FuseMatMulAdd",
+    "LiftConstants",
+    "MergePad",
+    "RaiseOpset",
+    "RemoveNoops",
+    "ResolveShapes",
+]
 
-NAMED: Final[dict[str, str]] = {}
+BUILTIN: Final[tuple[type[Pass], ...]] = (
+    FreezeInputs,
+    LiftConstants,
+    RaiseOpset,
+    FoldConstants,
+    ResolveShapes,
+    RemoveNoops,
+    FoldBatchNorm,
+    FoldAffine,
+    MergePad,
+    FuseMatMulAdd,
+    EliminateCommon,
+    EliminateDeadCode,
+)
+"""All of them, in the order in which `lpcc passes` lists them."""
+
+NAMED: Final[dict[str, str]] = {
+    # Shapes come before and after the constants: a size may depend on a folded value, and the reverse.
+    "exact": (
+        "freeze-inputs,lift-constants,raise-opset,fold-constants,resolve-shapes,fold-constants,resolve-shapes,"
+        "remove-noops,dce,cse,dce"
+    ),
+}
+"""Pipelines with a name of their own."""

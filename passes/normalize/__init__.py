@@ -1,0 +1,31 @@
+"""Exact passes that bring what exporters write into one normal form, which the other passes look for."""
+
+from __future__ import annotations
+
+from lpcc.passes.normalize.eliminate_common import EliminateCommon
+from lpcc.passes.normalize.eliminate_dead_code import EliminateDeadCode
+from lpcc.passes.normalize.fold_affine import FoldAffine
+from lpcc.passes.normalize.fold_batch_norm import FoldBatchNorm
+from lpcc.passes.normalize.fold_constants import FoldConstants
+from lpcc.passes.normalize.freeze_inputs import FreezeInputs
+from lpcc.passes.normalize.fuse_matmul_add import FuseMatMulAdd
+from lpcc.passes.normalize.lift_constants import LiftConstants
+from lpcc.passes.normalize.merge_pad import MergePad
+from lpcc.passes.normalize.raise_opset import RaiseOpset
+from lpcc.passes.normalize.remove_noops import RemoveNoops
+from lpcc.passes.normalize.resolve_shapes import ResolveShapes
+
+__all__ = [
+    "EliminateCommon",
+    "EliminateDeadCode",
+    "FoldAffine",
+    "FoldBatchNorm",
+    "FoldConstants",
+    "FreezeInputs",
+    "FuseMatMulAdd",
+    "LiftConstants",
+    "MergePad",
+    "RaiseOpset",
+    "RemoveNoops",
+    "ResolveShapes",
+]
