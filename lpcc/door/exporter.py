@@ -28,8 +28,8 @@ def export_model(graph: gs.Graph) -> onnx.ModelProto:
     carried = graph.__dict__.get("carried_model")
     if carried is not None:
         model.CopyFrom(carried)
-    model.producer_name = graph.producer_name or ""
-    model.producer_version = graph.producer_version or ""
+    _set(model, "producer_name", graph.producer_name)
+    _set(model, "producer_version", graph.producer_version)
     _graph(graph, model.graph, owned=owned_constants(graph), taken={})
     del model.opset_import[:]
     model.opset_import.extend(_opsets(graph))
@@ -41,14 +41,26 @@ def export_model(graph: gs.Graph) -> onnx.ModelProto:
     return model
 
 
+def _set(proto: Any, field: str, text: str | None) -> None:
+    """Set a text field; one that was absent stays absent rather than empty."""
+    if text:
+        setattr(proto, field, text)
+    elif getattr(proto, field):
+        proto.ClearField(field)
+
+
 def _opsets(graph: gs.Graph) -> list[onnx.OperatorSetIdProto]:
     """The opset imports: `graph.opset` for ONNX's own domain, the stated ones for others, 1 for those never stated."""
-    versions = {o.domain: int(o.version) for o in graph.import_domains or [] if o.domain != "ai.onnx"}
-    versions[""] = int(graph.opset)
+    versions = {_domain(o.domain): int(o.version) for o in graph.import_domains or []}
     for node in edit.nodes(graph):
-        if node.domain not in (None, "", "ai.onnx"):
-            versions.setdefault(node.domain, 1)
+        versions.setdefault(_domain(node.domain), 1)
+    if "" in versions or not versions:
+        versions[""] = int(graph.opset)
     return [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+
+
+def _domain(name: str | None) -> str:
+    return "" if name in (None, "ai.onnx") else str(name)
 
 
 def owned_constants(root: gs.Graph) -> dict[int, list[gs.Constant]]:
@@ -105,7 +117,7 @@ def _graph(graph: gs.Graph, proto: onnx.GraphProto, owned: dict[int, list[gs.Con
     if carried is not None:
         proto.CopyFrom(carried)
     proto.name = graph.name or "graph"
-    proto.doc_string = graph.doc_string or ""
+    _set(proto, "doc_string", graph.doc_string)
     visible = dict(taken)
     local: set[str] = set()
 
@@ -179,7 +191,7 @@ def _value_info(tensor: gs.Tensor) -> onnx.ValueInfoProto:
     else:
         info = helper.make_tensor_value_info(tensor.name, elem_type(tensor.dtype), tensor.shape)
     if carried is not None:
-        info.doc_string = carried.doc_string
+        _set(info, "doc_string", carried.doc_string)
         info.metadata_props.extend(carried.metadata_props)
     return info
 
@@ -199,7 +211,8 @@ def _tensor(constant: gs.Constant, name: str, proto: onnx.TensorProto) -> None:
         proto.CopyFrom(constant._values.tensor)
     else:
         proto.CopyFrom(numpy_helper.from_array(np.asarray(constant.values)))
-    proto.name = name
+    if proto.name != name:
+        _set(proto, "name", name)
 
 
 def _node(node: gs.Node, proto: onnx.NodeProto, owned: dict[int, list[gs.Constant]], visible: dict[str, int]) -> None:
@@ -210,7 +223,7 @@ def _node(node: gs.Node, proto: onnx.NodeProto, owned: dict[int, list[gs.Constan
         kept = {attribute.name: attribute for attribute in carried.attribute}
         del proto.attribute[:]
     proto.op_type = node.op
-    proto.name = node.name or ""
+    _set(proto, "name", node.name)
     if node.domain is not None:
         proto.domain = node.domain
     proto.input.extend(tensor.name for tensor in node.inputs)
@@ -219,7 +232,7 @@ def _node(node: gs.Node, proto: onnx.NodeProto, owned: dict[int, list[gs.Constan
         attribute = proto.attribute.add()
         attribute.name = name
         if name in kept:
-            attribute.doc_string = kept[name].doc_string
+            _set(attribute, "doc_string", kept[name].doc_string)
         if isinstance(value, list) and not value:
             attribute.type = kept[name].type if name in kept else AttributeProto.INTS
         else:
