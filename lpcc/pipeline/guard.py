@@ -97,7 +97,8 @@ def run_guarded(
         first = first or (records, judgement)
         if judgement.problem is None:
             return Outcome(candidate, any(r.changes for r in records), records, judgement, tuple(returned))
-        worst = _worst_layers(exact, reference, model, records, layer_noise)
+        back = {r.layer for r in returned}
+        worst = [r for r in _worst_layers(exact, reference, model, records, layer_noise) if r.layer not in back]
         if not worst or not any(_can_skip(item) for item in passes):
             return Outcome(exact, False, *first, tuple(returned))
         step = max(1, len(returned) // 4)  # one by one at first, so that few go back; faster where many must

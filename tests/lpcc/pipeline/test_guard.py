@@ -1,0 +1,197 @@
+"""The guard gives layers back to float, worst first, and takes everything back where that does not help."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+
+from lpcc import edit
+from lpcc.data import Dataset
+from lpcc.errors import UsageError
+from lpcc.graph import from_proto, to_proto
+from lpcc.pipeline import Changes, Context, Fidelity, Pass
+from lpcc.pipeline.guard import Judgement, Returned, run_guarded, skipping
+from lpcc.pipeline.judge import Budget, ImageJudge
+from lpcc.testing.golden import read_model
+
+CLASSIFIER = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[N,3,6,6] x) => (float[N,5] y)
+<float[8,3,3,3] w1, float[8,8,3,3] w2, float[8,8,3,3] w3, float[5,32] w4> {
+  [conv1] a = Conv(x, w1)
+  b = Relu(a)
+  [conv2] c = Conv<pads=[1,1,1,1]>(b, w2)
+  d = Relu(c)
+  [conv3] e = Conv(d, w3)
+  f = Relu(e)
+  h = Flatten(f)
+  [fc] y = Gemm<transB=1>(h, w4)
+}
+"""
+
+
+@dataclass(frozen=True)
+class Blur(Pass):
+    """Adds noise to the weights of each layer: little in general, much in the layers named `bad`."""
+
+    name: ClassVar[str] = "blur"
+    fidelity: ClassVar[Fidelity] = Fidelity.APPROXIMATE
+    bad: tuple[str, ...] = ()
+    level: float = 0.003
+    skip: tuple[str, ...] = ()
+
+    def run(self, graph: gs.Graph, ctx: Context) -> Changes:
+        changes = Changes()
+        with edit.Edit(graph) as e:
+            for node in e.nodes:
+                if edit.op(node) in ("Conv", "Gemm") and node.name not in self.skip:
+                    weights = edit.const(node.inputs[1])
+                    assert weights is not None
+                    level = 3.0 if node.name in self.bad else self.level
+                    noise = ctx.rng(node.name).standard_normal(weights.shape) * weights.std() * level
+                    e.replace_input(node, 1, e.constant("w", (weights + noise).astype(np.float32)))
+                    changes.done(node, "blurred")
+        return changes
+
+
+@dataclass(frozen=True)
+class Stubborn(Blur):
+    """Has no way to leave a layer alone."""
+
+    name: ClassVar[str] = "stubborn"
+
+    def run(self, graph: gs.Graph, ctx: Context) -> Changes:
+        return Blur(self.bad, self.level).run(graph, ctx)
+
+
+def images(count: int = 64) -> Dataset:
+    x = np.random.default_rng(0).standard_normal((count, 3, 6, 6)).astype(np.float32)
+    return Dataset.from_arrays({"x": x})
+
+
+def labelled(model: onnx.ModelProto) -> Dataset:
+    """Images with the labels that the model itself gives them."""
+    from lpcc.runtime import Session
+
+    x = np.random.default_rng(1).standard_normal((200, 3, 6, 6)).astype(np.float32)
+    return Dataset.from_arrays({"x": x}, Session(model).run({"x": x})["y"].argmax(1).astype(np.int64))
+
+
+def guarded(passes: Sequence[Pass], ctx: Context, budget: Budget) -> tuple[gs.Graph, object]:
+    model = read_model(CLASSIFIER)
+    exact = from_proto(model)
+    judge = ImageJudge(model, ctx, budget)
+    return exact, run_guarded(exact, passes, ctx, judge, judge.layer_noise)
+
+
+UNLABELLED = Budget.of(None, 1.0, 90.0, None, labelled=False)
+
+
+def test_what_is_within_the_budget_is_kept_at_once() -> None:
+    _, outcome = guarded([Blur()], Context(calibration=images()), UNLABELLED)
+    assert outcome.kept
+    assert outcome.returned == ()
+    assert outcome.judgement.agreement >= 90
+
+
+@pytest.mark.parametrize("bad", ["conv1", "conv2", "conv3", "fc"])
+def test_the_layer_that_does_the_damage_goes_back_first(bad: str) -> None:
+    exact, outcome = guarded([Blur(bad=(bad,))], Context(calibration=images()), UNLABELLED)
+    assert outcome.kept
+    assert [r.layer for r in outcome.returned] == [bad]
+    assert outcome.returned[0].sqnr_db < 10
+    assert outcome.records[0].item == Blur(bad=(bad,), skip=(bad,))
+    assert [n.name for n in outcome.graph.nodes if n.name == bad]
+    assert outcome.graph is not exact
+
+
+def test_two_bad_layers_both_go_back() -> None:
+    _, outcome = guarded([Blur(bad=("conv1", "conv3"))], Context(calibration=images()), UNLABELLED)
+    assert outcome.kept
+    assert {r.layer for r in outcome.returned} == {"conv1", "conv3"}
+
+
+def test_labels_decide_where_there_are_some() -> None:
+    model = read_model(CLASSIFIER)
+    ctx = Context(evaluation=labelled(model))
+    _, outcome = guarded([Blur(bad=("conv2",))], ctx, Budget.of(None, 5.0, None, None, labelled=True))
+    assert outcome.kept
+    assert [r.layer for r in outcome.returned] == ["conv2"]
+    assert outcome.judgement.metric == "top1"
+    assert outcome.judgement.before == 100.0
+    assert outcome.judgement.drop is not None
+    assert outcome.judgement.drop <= 5.0
+
+
+def test_passes_that_cannot_skip_are_taken_back_whole() -> None:
+    exact, outcome = guarded([Stubborn(bad=("conv1",))], Context(calibration=images()), UNLABELLED)
+    # a pass with a `skip` that does nothing: all layers are tried, none helps, the exact graph is the result
+    assert not outcome.kept
+    assert outcome.graph is exact
+    assert outcome.judgement.problem is not None
+    assert "agree with the original, the floor is 90 %" in outcome.judgement.problem
+
+
+def test_the_exact_graph_is_never_touched() -> None:
+    model = read_model(CLASSIFIER)
+    exact, _ = guarded([Blur(bad=("conv1",))], Context(calibration=images()), UNLABELLED)
+    assert to_proto(exact) == to_proto(from_proto(model))
+
+
+def test_skipping_adds_to_what_a_pass_skips() -> None:
+    assert skipping([Blur(skip=("a",))], ["b"]) == [Blur(skip=("a", "b"))]
+    assert skipping([Blur()], []) == [Blur()]
+
+
+def test_ranking_does_not_blame_layers_that_hand_on_the_noise_of_others() -> None:
+    """Later layers have an SQNR as low as the bad one's, or lower."""
+    model = read_model(CLASSIFIER)
+    ctx = Context(calibration=images())
+    judge = ImageJudge(model, ctx, UNLABELLED)
+    exact = from_proto(model)
+    seen: list[list[str]] = []
+
+    def verdict(candidate: onnx.ModelProto) -> Judgement:
+        judgement = judge(candidate)
+        seen.append([str(judgement.problem)])
+        return judgement
+
+    outcome = run_guarded(exact, [Blur(bad=("conv1",), level=0.05)], ctx, verdict, judge.layer_noise)
+    assert outcome.returned[:1] == (Returned("conv1", outcome.returned[0].sqnr_db),)
+
+
+@pytest.mark.parametrize(
+    ("max_drop", "agreement", "message"),
+    [(-1.0, None, "--max-drop"), (float("nan"), None, "--max-drop"), (1.0, 101.0, "--min-agreement")],
+)
+def test_a_budget_out_of_range_is_refused(max_drop: float, agreement: float | None, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Budget.of(None, max_drop, agreement, None, labelled=False)
+
+
+def test_outputs_without_classes_are_judged_by_their_noise() -> None:
+    text = CLASSIFIER.replace("float[N,5] y", "float[N,8,2,2] f").split("h = Flatten")[0] + "}"
+    text = text.replace(", float[5,32] w4", "")
+    model = read_model(text)
+    ctx = Context(calibration=images())
+    judge = ImageJudge(model, ctx, Budget.of(None, 1.0, None, 20.0, labelled=False))
+    graph = from_proto(model)
+    assert judge(to_proto(graph)).problem is None
+    Blur(bad=("conv1",)).run(graph, ctx)
+    found = judge(to_proto(graph))
+    assert found.metric == "sqnr"
+    assert found.problem is not None
+    assert "the floor is 20 dB" in found.problem
+
+
+def test_no_images_is_a_usage_error(tmp_path: Path) -> None:
+    model = read_model(CLASSIFIER)
+    with pytest.raises(UsageError, match="give --calib or --eval"):
+        ImageJudge(model, Context(), UNLABELLED)(model)
