@@ -285,7 +285,6 @@ def _open_data(
     preprocess: str | Path | None,
 ) -> None:
     """Open the images that the user gave; synthesise some where a pass wants images and there are none."""
-    from lpcc.analysis.bn_statistics import bn_statistics
     from lpcc.data import Dataset
 
     recipe = None if preprocess is None else Path(preprocess)
@@ -298,8 +297,12 @@ def _open_data(
     if calib is not None:
         job.ctx.calibration = opened(calib, False)
     if evaluation is not None:
-        job.ctx.evaluation = opened(evaluation, True)
+        from lpcc.quality import parse_metric
+
+        job.ctx.evaluation = opened(evaluation, parse_metric(job.budget.metric or "top1").needs_labels)
     if any(Need.CALIBRATION in item.needs for item in job.pipeline) and calib is None:
+        from lpcc.analysis.bn_statistics import bn_statistics
+
         job.ctx.hints = bn_statistics(job.graph)
         if job.ctx.hints:
             job.ctx.progress("synthesising images", 0, 0)

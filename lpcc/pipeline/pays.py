@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 _MEASURED_SLACK = 1.03
 """Ratio up to which two measured times count as equal: the noise of a shared machine."""
+_PREDICTED_SLACK = 1.005
+"""Ratio up to which two predicted times count as equal: no cost model tells them apart."""
 _MEASURED_SECONDS = 3.0
 
 
@@ -32,8 +34,8 @@ class Race:
 
     @property
     def slower(self) -> bool:
-        """Whether the second model is slower, beyond what a measurement can tell."""
-        return self.ratio > (_MEASURED_SLACK if self.measured else 1 + 1e-9)
+        """Whether the second model is slower, beyond what a measurement or a model can tell."""
+        return self.ratio > (_MEASURED_SLACK if self.measured else _PREDICTED_SLACK)
 
     def __str__(self) -> str:
         how = "measured" if self.measured else "predicted"
