@@ -15,9 +15,11 @@ from lpcc.passes.normalize import (
     LiftConstants,
     MergePad,
     RaiseOpset,
+    RecogniseActivations,
     RemoveNoops,
     ResolveShapes,
 )
+from lpcc.passes.quantize import Quantize
 from lpcc.pipeline import Pass
 
 __all__ = [
@@ -32,7 +34,9 @@ __all__ = [
     "FuseMatMulAdd",
     "LiftConstants",
     "MergePad",
+    "Quantize",
     "RaiseOpset",
+    "RecogniseActivations",
     "RemoveNoops",
     "ResolveShapes",
 ]
@@ -48,8 +52,10 @@ BUILTIN: Final[tuple[type[Pass], ...]] = (
     FoldAffine,
     MergePad,
     FuseMatMulAdd,
+    RecogniseActivations,
     EliminateCommon,
     EliminateDeadCode,
+    Quantize,
 )
 """All of them, in the order in which `lpcc passes` lists them."""
 
@@ -57,7 +63,7 @@ NAMED: Final[dict[str, str]] = {
     # Shapes come before and after the constants: a size may depend on a folded value, and the reverse.
     "exact": (
         "freeze-inputs,lift-constants,raise-opset,fold-constants,resolve-shapes,fold-constants,resolve-shapes,"
-        "remove-noops,dce,cse,dce"
+        "remove-noops,merge-pad,fold-bn,fold-affine,fuse-matmul-add,dce,cse,dce"
     ),
 }
 """Pipelines with a name of their own."""

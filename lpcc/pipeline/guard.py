@@ -129,7 +129,7 @@ def _worst_layers(
     layers = [node for node in exact.nodes if edit.label(node) in touched]
     made = {name for node in candidate.graph.node for name in node.output}
     wanted = {t.name for node in layers for t in [*node.inputs, *node.outputs] if t.name in made and t.inputs}
-    noise = layer_noise(reference, candidate, sorted(wanted))
+    noise = layer_noise(reference, candidate, sorted(wanted)) if wanted else {}
     ranked = []
     for place, node in enumerate(layers):
         after = min((noise[t.name] for t in node.outputs if t.name in noise), default=None)

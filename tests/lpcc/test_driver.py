@@ -1,0 +1,195 @@
+"""The compiler from end to end, on small models with passes that do as they are told."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+import lpcc
+from lpcc.data import Dataset
+from lpcc.driver import plan
+from lpcc.errors import ModelError, PassError, UsageError
+from lpcc.graph import from_proto
+from lpcc.pipeline.syntax import Pipeline
+from lpcc.testing.golden import read_model
+
+RESIDUAL = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[batch,3,16,16] image) => (float[batch,10] logits)
+<float[16,3,3,3] w1, float[16,16,3,3] w2, float[16] scale, float[16] bias, float[16] mean, float[16] var, float[10,16] fc>
+{
+  [conv1] c1 = Conv<pads=[1,1,1,1]>(image, w1)
+  [bn1] n1 = BatchNormalization(c1, scale, bias, mean, var)
+  [relu1] r1 = Relu(n1)
+  [conv2] c2 = Conv<pads=[1,1,1,1]>(r1, w2)
+  [add] s = Add(c2, r1)
+  [relu2] r2 = Relu(s)
+  [pool] p = GlobalAveragePool(r2)
+  [flat] f = Flatten(p)
+  [fc] logits = Gemm<transB=1>(f, fc)
+}
+"""
+
+
+def images(count: int = 32) -> Dataset:
+    x = np.random.default_rng(0).standard_normal((count, 3, 16, 16)).astype(np.float32)
+    return Dataset.from_arrays({"image": x})
+
+
+def test_exact_pipeline_gives_the_same_outputs_with_fewer_nodes() -> None:
+    model = read_model(RESIDUAL)
+    result = lpcc.optimize(model, target="arm-cortex-a", pipeline="exact")
+    assert len(result.model.graph.node) == len(model.graph.node) - 1
+    x = np.random.default_rng(1).standard_normal((3, 3, 16, 16)).astype(np.float32)
+    before, after = (
+        ort.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, {"image": x})[0]
+        for m in (model, result.model)
+    )
+    np.testing.assert_allclose(before, after, rtol=1e-4, atol=1e-4 * np.abs(before).max())
+    assert result.report.verdict.kept == "optimised"
+    assert result.report.quality.data == "none"
+
+
+def test_the_model_given_is_not_changed() -> None:
+    model = read_model(RESIDUAL)
+    copy = model.SerializeToString()
+    lpcc.optimize(model, target="arm-cortex-a", pipeline="exact")
+    assert model.SerializeToString() == copy
+
+
+def test_a_graph_given_is_not_changed() -> None:
+    graph = from_proto(read_model(RESIDUAL))
+    lpcc.optimize(graph, target="arm-cortex-a", pipeline="exact")
+    assert len(graph.nodes) == 9
+
+
+def test_quantised_within_the_budget_and_faster() -> None:
+    result = lpcc.optimize(read_model(RESIDUAL), target="arm-cortex-a", calib=images())
+    report = result.report
+    assert report.verdict.met_budget
+    assert report.quality.data == "real"
+    assert report.quality.agreement is not None
+    assert report.quality.agreement >= 90
+    assert report.after.latency_ms is not None
+    assert report.before.latency_ms is not None
+    assert report.after.latency_ms <= report.before.latency_ms
+    assert any(node.op_type == "QuantizeLinear" for node in result.model.graph.node)
+
+
+def test_a_floor_that_cannot_be_met_gives_the_exact_model_and_says_so() -> None:
+    result = lpcc.optimize(
+        read_model(
+            RESIDUAL.replace("=> (float[batch,10] logits)", "=> (float[batch,16,16,16] r2)").split("[pool]")[0] + "}"
+        ),
+        target="arm-cortex-a",
+        calib=images(),
+        min_sqnr=500.0,
+    )
+    verdict = result.report.verdict
+    assert not verdict.met_budget
+    assert verdict.kept == "partly"
+    assert "the floor is 500 dB" in verdict.reasons[0]
+    assert not any(node.op_type == "QuantizeLinear" for node in result.model.graph.node)
+
+
+def test_without_images_batch_norm_statistics_stand_in_and_the_report_says_so() -> None:
+    result = lpcc.optimize(read_model(RESIDUAL), target="arm-cortex-a")
+    assert result.report.quality.data == "synthetic"
+    assert any("not verified by real data" in note for note in result.report.notes)
+
+
+def test_without_images_and_batch_norms_the_model_stays_in_float() -> None:
+    text = RESIDUAL.replace("[bn1] n1 = BatchNormalization(c1, scale, bias, mean, var)", "[bn1] n1 = Identity(c1)")
+    text = text.replace("float[16] scale, float[16] bias, float[16] mean, float[16] var, ", "")
+    result = lpcc.optimize(read_model(text), target="arm-cortex-a")
+    assert not any(node.op_type == "QuantizeLinear" for node in result.model.graph.node)
+    assert any("stays in float" in note for note in result.report.notes)
+
+
+def test_two_runs_give_the_same_bytes() -> None:
+    results = [lpcc.optimize(read_model(RESIDUAL), target="arm-cortex-a", calib=images(), seed=3) for _ in range(2)]
+    assert results[0].model.SerializeToString(deterministic=True) == results[1].model.SerializeToString(
+        deterministic=True
+    )
+
+
+def test_the_report_is_json_and_comes_back(tmp_path: Path) -> None:
+    report = lpcc.optimize(read_model(RESIDUAL), target="arm-cortex-m7", calib=images(), output="out.onnx").report
+    text = json.dumps(report.to_json(), allow_nan=False)
+    data = json.loads(text)
+    figures = "nodes parameters macs weight_bytes file_bytes latency_ms energy_mj peak_activation_bytes".split()
+    assert list(data["before"]) == figures
+    assert data["output"] == "out.onnx"
+    assert type(report).from_json(data).to_json() == report.to_json()
+    assert {entry["name"] for entry in data["passes"]} >= {"fold-bn", "quantize"}
+
+
+def test_host_is_measured() -> None:
+    report = lpcc.optimize(read_model(RESIDUAL), target="host", pipeline="exact").report
+    assert report.verdict.measured
+
+
+def test_save_never_writes_over_the_input_unless_told(tmp_path: Path) -> None:
+    path = tmp_path / "in.onnx"
+    onnx.save(read_model(RESIDUAL), path)
+    before = path.read_bytes()
+    result = lpcc.optimize(path, target="arm-cortex-a", pipeline="exact")
+    with pytest.raises(UsageError, match="is the input model"):
+        result.save(path)
+    assert path.read_bytes() == before
+    result.save(path, overwrite_input=True)
+    assert len(onnx.load(path).graph.node) == 8
+
+
+def test_unknown_custom_operators_survive_and_only_exact_passes_run() -> None:
+    text = RESIDUAL.replace('["" : 17]', '["" : 17, "my.domain" : 1]').replace(
+        "r1 = Relu(n1)", "r1 = my.domain.Odd(n1)"
+    )
+    result = lpcc.optimize(read_model(text), target="arm-cortex-a", calib=images())
+    assert [n.op_type for n in result.model.graph.node if n.domain == "my.domain"] == ["Odd"]
+    assert not any(node.op_type == "QuantizeLinear" for node in result.model.graph.node)
+    assert any("`my.domain`" in note for note in result.report.notes)
+
+
+def test_a_model_that_onnxruntime_refuses_is_refused() -> None:
+    model = read_model(RESIDUAL)
+    model.opset_import[0].version = 99
+    with pytest.raises(ModelError):
+        lpcc.optimize(model, target="arm-cortex-a", pipeline="exact")
+
+
+def test_random_operators_are_said_to_be_uncompared() -> None:
+    text = RESIDUAL.replace("r1 = Relu(n1)", "z = RandomNormalLike(n1)  r1 = Add(n1, z)")
+    report = lpcc.optimize(read_model(text), target="arm-cortex-a", pipeline="exact").report
+    assert any("random operators" in note for note in report.notes)
+
+
+def test_a_pass_that_lies_about_being_exact_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lpcc.passes import FoldBatchNorm
+
+    real = FoldBatchNorm.rewrite
+
+    def wrong(self, graph, ctx, changes):  # type: ignore[no-untyped-def]
+        real(self, graph, ctx, changes)
+        graph.nodes[1].op = "Abs"
+
+    monkeypatch.setattr(FoldBatchNorm, "rewrite", wrong)
+    with pytest.raises(PassError, match="exact passes changed output `logits`"):
+        lpcc.optimize(read_model(RESIDUAL), target="arm-cortex-a", pipeline=Pipeline((FoldBatchNorm(),)))
+
+
+def test_a_plan_writes_and_judges_nothing() -> None:
+    report = plan(read_model(RESIDUAL), target="arm-cortex-a", calib=images())
+    assert report.quality.metric is None
+    assert {entry.name for entry in report.passes} >= {"fold-bn", "quantize"}
+    assert any("a plan" in note for note in report.notes)
+
+
+def test_an_unknown_target_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="arm-cortex-a53"):
+        lpcc.optimize(read_model(RESIDUAL), target="arm-cortex-53")
