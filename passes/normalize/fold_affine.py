@@ -26,10 +26,11 @@ class FoldAffine(LocalPass):
     W (s x + t) + b = (W s) x + (W t + b). A Mul behind MatMul and Add goes into both. Of those that stay, a chain
     becomes one Mul, one Add, or a Mul and an Add. A division becomes a multiplication by the reciprocal.
 
-    Left alone: models below opset 7, whose operators broadcast in their own ways; integers; constants that vary along another axis than that of the channels (``[W]`` or ``[H,1]`` beside
-    an image, whatever their length) or would enlarge the tensor; results that are read elsewhere too or are graph
-    outputs; an Add before a layer that pads its input with zeros, which come after the Add; numbers so large that they
-    may be there to round (x + 1.5 * 2**23 - 1.5 * 2**23); what would leave the range of its type.
+    Left alone: models below opset 7, whose operators broadcast in their own ways; integers; constants that vary
+    along another axis than that of the channels (``[W]`` or ``[H,1]`` beside an image, whatever their length) or
+    would enlarge the tensor; results that are read elsewhere too or are graph outputs; an Add before a layer that
+    pads its input with zeros, which come after the Add; numbers so large that they may be there to round (x + 1.5 *
+    2**23 - 1.5 * 2**23); what would leave the range of its type.
     """
 
     name: ClassVar[str] = "fold-affine"

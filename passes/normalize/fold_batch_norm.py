@@ -26,10 +26,11 @@ class FoldBatchNorm(LocalPass):
     which the weights and the bias of the layer take in: W' = s W, b' = s b + t before it, W' = W s, b' = b + W t
     after it. A MatMul of two dimensions that needs a bias becomes a Gemm.
 
-    Left alone: models below opset 7; a batch norm in training mode, with statistics for each position (``spatial=0``, opset below 9), or with
-    parameters that are not constant; one whose neighbour's result is read elsewhere too or is a graph output; one
-    before a layer that pads with zeros, which come after the batch norm and so are not shifted by it, unless t is 0;
-    one between other operators (after a Concat, say); and weights that would leave the range of their type.
+    Left alone: models below opset 7; a batch norm in training mode, with statistics for each position
+    (``spatial=0``, opset below 9), or with parameters that are not constant; one whose neighbour's result is read
+    elsewhere too or is a graph output; one before a layer that pads with zeros, which come after the batch norm and
+    so are not shifted by it, unless t is 0; one between other operators (after a Concat, say); and weights that
+    would leave the range of their type.
     """
 
     name: ClassVar[str] = "fold-bn"

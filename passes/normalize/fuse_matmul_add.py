@@ -18,9 +18,9 @@ from lpcc.pipeline import Changes, Context, Fidelity, LocalPass
 class FuseMatMulAdd(LocalPass):
     """Fuse MatMul with a constant matrix and Add of a constant row into Gemm: x W + b.
 
-    Left alone: models below opset 7; inputs of other than two dimensions, or of unknown rank, which Gemm does not take; a sum with what is
-    not one row (``[N]`` or ``[1,N]`` for N columns, or one number); products that are read elsewhere too or are graph
-    outputs; types that Gemm does not compute in.
+    Left alone: models below opset 7; inputs of other than two dimensions, or of unknown rank, which Gemm does not
+    take; a sum with what is not one row (``[N]`` or ``[1,N]`` for N columns, or one number); products that are read
+    elsewhere too or are graph outputs; types that Gemm does not compute in.
     """
 
     name: ClassVar[str] = "fuse-matmul-add"
