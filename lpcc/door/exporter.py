@@ -137,7 +137,8 @@ def _graph(graph: gs.Graph, proto: onnx.GraphProto, owned: dict[int, list[gs.Con
         _constant(constant, constant.name, proto)
         info = getattr(constant, "carried", None)
         if info is not None and _states(info, constant.dtype, constant.shape):
-            proto.value_info.add(name=constant.name, type=info.type)
+            proto.value_info.append(info)
+            _set(proto.value_info[-1], "name", constant.name)
     ends = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}
     for node in graph.nodes:
         for tensor in node.outputs:
