@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -112,7 +113,8 @@ def _lines(model: str, target: Target, cost: Cost, total: Figures, width: int) -
     yield f"predicted: {units.ms(total.latency_ms)}, {units.mj(total.energy_mj)} per run"
     yield f"peak of activations: {peak} at {cost.peak_layer}"
     yield from ((f"warning: {text}", "yellow") for text in cost.warnings)
-    yield from (f"note: {text}" for text in (*cost.assumptions, _trust(target)))
+    for text in (*cost.assumptions, _trust(target)):
+        yield from textwrap.wrap(f"note: {text}", width, subsequent_indent="  ")
 
 
 def _trust(target: Target) -> str:

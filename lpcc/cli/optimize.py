@@ -80,11 +80,14 @@ def optimize(
     terminal = Terminal(quiet, json)
 
     from lpcc import driver
+    from lpcc.quality import parse_metric
     from lpcc.report.screen import screen
     from lpcc.target import Target
 
     device = Target.load(target)
-    destination = output or model.with_name(f"{model.stem}.{device.name}.onnx")
+    destination = output or model.parent / f"{model.stem}.{device.name}.onnx"
+    if metric is not None and parse_metric(metric).needs_labels and evaluation is None:
+        raise UsageError(f"--metric {metric} needs labelled images: give --eval")
     given = [Path(text) for text in (calib, evaluation) if text is not None]
     terminal.check_json(model, destination, preprocess, *given)
     if not dry_run:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import textwrap
+from collections.abc import Iterator
 
 from lpcc.report import units
 from lpcc.report.model import Figures, Quality, Report
@@ -16,6 +17,9 @@ _KINDS = 3
 _REFUSED = 5
 """Nodes that are named for each reason of a refusal, with details."""
 
+_REASONS = 8
+"""Reasons of the verdict that are listed."""
+
 _DATA = {"real": "", "synthetic": " made-up", "none": ""}
 
 
@@ -23,19 +27,20 @@ def screen(report: Report, width: int, *, verbose: bool = False) -> Iterator[Lin
     """Lines of the report, none wider than `width` where that can be; with `verbose`, refusals and layers too."""
     arrow = f" -> {report.output}" if report.output else ""
     yield (f"{report.model}{arrow}", "bold")
-    yield f"target {report.target}, pipeline {report.pipeline}, seed {report.seed}, {units.digits(report.seconds)} s"
+    how = f"target {report.target}, pipeline {report.pipeline}, seed {report.seed}, {units.digits(report.seconds)} s"
+    yield from _wrapped(how, width)
     yield ""
     yield from _figures(report.before, report.after, "measured" if report.verdict.measured else "predicted", width)
     yield ""
     if report.quality.metric is not None:
-        yield _quality(report.quality)
+        yield from _wrapped(_quality(report.quality), width)
         yield ""
     yield from _passes(report, width, verbose=verbose)
     if verbose:
-        yield from _refusals(report)
+        yield from _refusals(report, width)
         yield from _layers(report, width)
     yield ""
-    yield from _verdict(report)
+    yield from _verdict(report, width)
 
 
 def _figures(before: Figures, after: Figures, how: str, width: int) -> Iterator[Line]:
@@ -104,10 +109,10 @@ def _passes(report: Report, width: int, *, verbose: bool) -> Iterator[Line]:
         yield from body
     if idle:
         names = [f"{name} ({refused} refused)" if refused else name for name, refused in idle.items()]
-        yield from _wrapped("nothing to do for ", ", ".join(names), width)
+        yield from _wrapped(f"nothing to do for {', '.join(names)}", width)
 
 
-def _refusals(report: Report) -> Iterator[Line]:
+def _refusals(report: Report, width: int) -> Iterator[Line]:
     for item in report.passes:
         by_reason: dict[str, list[str]] = {}
         for refusal in item.refused:
@@ -117,7 +122,7 @@ def _refusals(report: Report) -> Iterator[Line]:
             yield (f"left alone by {item.name}", "bold")
         for reason, nodes in by_reason.items():
             more = f" and {len(nodes) - _REFUSED} more" if len(nodes) > _REFUSED else ""
-            yield f"  {reason}: {', '.join(nodes[:_REFUSED])}{more}"
+            yield from _wrapped(f"  {reason}: {', '.join(nodes[:_REFUSED])}{more}", width)
 
 
 def _layers(report: Report, width: int) -> Iterator[Line]:
@@ -158,7 +163,7 @@ def _arrow(before: str | None, after: str | None) -> str:
     return f"{before} -> {after}"
 
 
-def _verdict(report: Report) -> Iterator[Line]:
+def _verdict(report: Report, width: int) -> Iterator[Line]:
     verdict = report.verdict
     kept = {
         "optimised": "the optimised model",
@@ -169,23 +174,20 @@ def _verdict(report: Report) -> Iterator[Line]:
     if verdict.speedup is not None:
         how = "measured" if verdict.measured else "predicted"
         speed = f", {verdict.speedup:.2f}x as fast ({how})"
-    if verdict.met_budget:
-        yield (f"result: {kept}{speed}", "green" if verdict.kept == "optimised" else "yellow")
-    else:
-        yield (f"result: {kept}{speed}; the budget is NOT met by what was asked for", "bold red")
-    yield from _listed(verdict.reasons)
-    yield from (f"note: {text}" for text in report.notes)
+    style = "green" if verdict.kept == "optimised" else "yellow"
+    missed = ""
+    if not verdict.met_budget:
+        style, missed = "bold red", "; the budget is NOT met by what was asked for"
+    yield from ((line, style) for line in _wrapped(f"result: {kept}{speed}{missed}", width))
+    for reason in verdict.reasons[:_REASONS]:
+        yield from _wrapped(f"  {reason}", width)
+    if len(verdict.reasons) > _REASONS:
+        yield f"  and {len(verdict.reasons) - _REASONS} more (--json has all)"
+    for note in report.notes:
+        yield from _wrapped(f"note: {note}", width)
 
 
-def _listed(reasons: Iterable[str], shown: int = 8) -> Iterator[Line]:
-    """Reasons as an indented list, the last ones only counted."""
-    reasons = list(reasons)
-    yield from (f"  {reason}" for reason in reasons[:shown])
-    if len(reasons) > shown:
-        yield f"  and {len(reasons) - shown} more (see the JSON report)"
-
-
-def _wrapped(head: str, text: str, width: int) -> list[str]:
-    import textwrap
-
-    return textwrap.wrap(head + text, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+def _wrapped(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width`; the second and later ones are indented further than the first."""
+    indent = " " * (len(text) - len(text.lstrip()) + 2)
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)

@@ -25,16 +25,19 @@ class Column:
 
 
 def table(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Title line and a line per row, none longer than `width` unless the fixed columns are."""
+    """Title line and a line per row, none longer than `width` unless the fixed columns are.
+
+    Columns that no row fills are left out.
+    """
     natural = [max([len(column.title), *(len(row[place]) for row in rows)]) for place, column in enumerate(columns)]
-    places = list(range(len(columns)))
+    places = [place for place in range(len(columns)) if any(row[place] for row in rows)]
     while _least(columns, natural, places) > width:
         optional = [place for place in places if columns[place].drop]
         if not optional:
             break
         places.remove(max(optional, key=lambda place: columns[place].drop))
     widths = _widths(columns, natural, places, width)
-    lines = [[column.title for column in columns], *rows]
+    lines: list[Sequence[str]] = [[column.title for column in columns], *rows]
     return [_GAP.join(_cell(line[place], columns[place], widths[place]) for place in places).rstrip() for line in lines]
 
 

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from lpcc import driver
+from lpcc.report import Report
+
+BASE = ("--target", "arm-cortex-a72", "--pipeline", "fold-bn,dce")
+
+
+def _npz(path: str, **arrays: Any) -> str:
+    np.savez(path, **arrays)
+    return path
+
+
+def _images(count: int = 2) -> Any:
+    return np.random.default_rng(0).standard_normal((count, 3, 16, 16)).astype(np.float32)
+
+
+def test_writes_a_model_and_shows_a_report(lpcc: Callable[..., Any], model: Path) -> None:
+    done = lpcc("optimize", model, *BASE, "--json", "report.json")
+    assert (done.code, done.err) == (0, "")
+    after = onnx.load("net.arm-cortex-a72.onnx")
+    assert "BatchNormalization" not in {node.op_type for node in after.graph.node}
+    assert "net.onnx -> net.arm-cortex-a72.onnx" in done.out
+    assert "batch norm folded" in done.out
+    assert "result: the optimised model" in done.out
+    report = Report.from_json(json.loads(Path("report.json").read_text()))
+    assert report.output == "net.arm-cortex-a72.onnx"
+    assert report.after.nodes < report.before.nodes
+    assert report.after.file_bytes == Path("net.arm-cortex-a72.onnx").stat().st_size
+    assert report.verdict.met_budget
+
+
+def test_one_screen(lpcc: Callable[..., Any], model: Path) -> None:
+    assert len(lpcc("optimize", model, *BASE).out.splitlines()) <= 40
+
+
+def test_quiet_and_json_on_stdout(lpcc: Callable[..., Any], model: Path) -> None:
+    assert lpcc("optimize", model, *BASE, "-q").out == ""
+    assert json.loads(lpcc("optimize", model, *BASE, "--json", "-").out)["model"] == "net.onnx"
+
+
+def test_verbose_says_more(lpcc: Callable[..., Any], model: Path) -> None:
+    brief, full = lpcc("optimize", model, *BASE), lpcc("optimize", model, *BASE, "-v")
+    assert "layer " not in brief.out
+    assert "layer " in full.out
+
+
+def test_a_dry_run_writes_nothing(lpcc: Callable[..., Any], model: Path, tmp_path: Path) -> None:
+    done = lpcc("optimize", model, *BASE, "--dry-run")
+    assert done.code == 0
+    assert "batch norm folded" in done.out
+    assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
+
+
+def test_the_same_bytes_twice(lpcc: Callable[..., Any], model: Path) -> None:
+    lpcc("optimize", model, *BASE, "-o", "a.onnx", "--seed", "3")
+    lpcc("optimize", model, *BASE, "-o", "b.onnx", "--seed", "3")
+    assert Path("a.onnx").read_bytes() == Path("b.onnx").read_bytes()
+
+
+def test_verify_and_dump(lpcc: Callable[..., Any], model: Path) -> None:
+    assert lpcc("optimize", model, *BASE, "--verify", "--dump-dir", "dump").code == 0
+    assert {"start.txt", "000_fold-bn.txt", "001_dce.txt"} <= {path.name for path in Path("dump").iterdir()}
+    assert "BatchNormalization" not in Path("dump/000_fold-bn.txt").read_text()
+    assert lpcc("optimize", model, *BASE, "--dump-dir", "net.onnx").code == 2
+
+
+def test_a_budget_that_is_not_met_is_4_and_the_model_is_written(
+    lpcc: Callable[..., Any], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    optimize = driver.optimize
+
+    def short_of_budget(*arguments: Any, **options: Any) -> driver.Result:
+        result = optimize(*arguments, **options)
+        verdict = replace(result.report.verdict, met_budget=False, reasons=("top1 falls by 3.10 points",))
+        return replace(result, report=replace(result.report, verdict=verdict))
+
+    monkeypatch.setattr(driver, "optimize", short_of_budget)
+    done = lpcc("optimize", model, *BASE, "-o", "out.onnx")
+    assert done.code == 4
+    assert "NOT met" in done.out
+    assert "top1 falls by 3.10 points" in done.out
+    onnx.checker.check_model("out.onnx")
+
+
+def test_never_over_the_input_unless_told(lpcc: Callable[..., Any], model: Path, tmp_path: Path) -> None:
+    before = model.read_bytes()
+    for name in ("net.onnx", str(tmp_path / "sub" / ".." / "net.onnx")):
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        done = lpcc("optimize", model, *BASE, "-o", name)
+        assert done.code == 2
+        assert "is the input model" in done.error
+        assert model.read_bytes() == before
+    assert lpcc("optimize", model, *BASE, "-o", "net.onnx", "--force").code == 0
+    assert model.read_bytes() != before
+
+
+@pytest.mark.parametrize("option", ["--calib", "--eval"])
+def test_never_over_the_data(lpcc: Callable[..., Any], model: Path, option: str) -> None:
+    data = _npz("data.npz", x=_images(), labels=np.array([0, 1]))
+    for wanted in (("-o", data), ("--json", data)):
+        done = lpcc("optimize", model, *BASE, option, data, *wanted)
+        assert (done.code, Path(data).stat().st_size > 0) == (2, True)
+        assert "data.npz" in done.error
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--target", "arm-cortex-a7"), "arm-cortex-a72"),
+        (("--target", "./missing.toml"), "missing.toml"),
+        (("--pipeline", "fold-nb"), "fold-bn"),
+        (("--pipeline", "fold-bn{"), "column"),
+        (("--metric", "top2", "--eval", "data.npz"), "top2"),
+        (("--metric", "top1"), "--eval"),
+        (("--preprocess", "missing.toml", "--calib", "data.npz"), "missing.toml"),
+        (("-o", "."), "folder"),
+        (("-o", "missing/out.onnx"), "missing"),
+        (("-o", "/proc/out.onnx"), "/proc/out.onnx"),
+        (("--json", "missing/report.json"), "missing"),
+        (("--json", "net.onnx"), "net.onnx"),
+    ],
+)
+def test_wrong_requests(lpcc: Callable[..., Any], model: Path, options: tuple[str, ...], says: str) -> None:
+    _npz("data.npz", x=_images(), labels=np.array([0, 1]))
+    kept = model.read_bytes()
+    done = lpcc("optimize", model, *BASE, *options)
+    assert done.code in (2, 3)
+    assert says in done.error
+    assert {path.name for path in Path().iterdir()} == {"net.onnx", "data.npz"}
+    assert model.read_bytes() == kept
+
+
+def _bad_data() -> dict[str, dict[str, Any]]:
+    images = _images()
+    nan = images.copy()
+    nan[0, 0, 0, 0] = np.nan
+    return {
+        "wrong name": {"image": images},
+        "wrong shape": {"x": images[:, :1]},
+        "wrong rank": {"x": images[0]},
+        "wrong type": {"x": images.astype(np.float64)},
+        "NaN": {"x": nan},
+        "no samples": {"x": images[:0]},
+        "pickled": {"x": np.array([{"a": 1}, None], dtype=object)},
+    }
+
+
+@pytest.mark.parametrize("wrong", _bad_data())
+def test_refused_data(lpcc: Callable[..., Any], model: Path, wrong: str) -> None:
+    _npz("data.npz", **_bad_data()[wrong])
+    done = lpcc("optimize", model, *BASE, "--calib", "data.npz")
+    assert done.code == 3
+    assert "data.npz" in done.error
+    assert {path.name for path in Path().iterdir()} == {"net.onnx", "data.npz"}
+
+
+def test_missing_data_and_missing_labels(lpcc: Callable[..., Any], model: Path) -> None:
+    assert lpcc("optimize", model, *BASE, "--calib", "missing.npz").code == 3
+    _npz("data.npz", x=_images())
+    done = lpcc("optimize", model, *BASE, "--eval", "data.npz")
+    assert done.code == 3
+    assert "labels" in done.error

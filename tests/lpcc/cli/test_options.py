@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from lpcc.cli.options import finite, sizes
+from lpcc.errors import UsageError
+
+
+def test_sizes() -> None:
+    assert sizes(None) == {}
+    assert sizes(["batch=1", "images[2]=320", "a=b=3"]) == {"batch": 1, "images[2]": 320, "a=b": 3}
+
+
+@pytest.mark.parametrize("text", ["", "=", "batch", "batch=", "=3", "batch=0", "batch=-1", "batch=1.5", "batch=x"])
+def test_wrong_sizes(text: str) -> None:
+    with pytest.raises(UsageError, match="--dim"):
+        sizes([text])
+
+
+def test_finite() -> None:
+    assert finite("--max-drop", 1.0) == 1.0
+    assert finite("--max-drop", None) is None
+    for value in (math.nan, math.inf, -math.inf):
+        with pytest.raises(UsageError, match="--max-drop"):
+            finite("--max-drop", value)
