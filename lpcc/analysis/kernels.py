@@ -21,6 +21,7 @@ import onnx_graphsurgeon as gs
 from lpcc import edit
 from lpcc.analysis import rules
 from lpcc.analysis.integer import Group, Held, Integers
+from lpcc.analysis.layout import with_layout
 from lpcc.analysis.macs import CONVS, PRODUCTS, node_macs
 from lpcc.analysis.shapes import Shapes, bind, bits, constant_of
 
@@ -42,7 +43,8 @@ class Kernel:
     `kind` is one of ``lpcc.cost.kinds`` or ``view`` (no data is touched); `dtype` the format that it computes in,
     ``int8`` for all integer kernels, whose `scheme` tells activations and weights apart (``u8s8``). `channels` are the
     output channels of a group, which the kernel pads; 0 where that does not apply. `elements` are output elements,
-    times the window for pooling; input elements for reductions. `inner` is how deep in nested graphs it is.
+    times the window for pooling; input elements for reductions. `inner` is how deep in nested graphs it is. A change of
+    layout that the runtime puts in has no `nodes`; its `node` is the one that it is made for.
     """
 
     kind: str
@@ -65,19 +67,22 @@ class Kernel:
 
 
 def kernels(
-    graph: gs.Graph, shapes: Shapes | None = None, runtime: Runtime = "onnxruntime", *, s8_activations: bool = True
+    graph: gs.Graph, shapes: Shapes | None = None, runtime: Runtime = "onnxruntime", *, x86: bool = False
 ) -> tuple[Kernel, ...]:
     """The kernels that `runtime` runs for an annotated graph, in order. Linear in the number of nodes.
 
-    `s8_activations` says whether it has integer kernels for signed activations: onnxruntime does on Arm, while on x86
-    it turns those into unsigned ones where they have one reader, and leaves the rest in float.
+    onnxruntime differs by processor. On Arm it has integer kernels for signed activations; with `x86` it turns those
+    into unsigned ones where they have one reader, and leaves the rest in float, but blocks the channels of float
+    convolutions.
 
     A nested graph's kernels, counted once, stand before the kernel of the node that holds it.
     """
     shapes = shapes or bind(graph)
-    walk = _Walk(graph, shapes, runtime, Integers(s8_activations=s8_activations), rules.folded(graph))
+    walk = _Walk(graph, shapes, runtime, Integers(s8_activations=not x86), rules.folded(graph))
     walk.run(graph)
-    return tuple(walk.kernels)
+    if runtime != "onnxruntime":
+        return tuple(walk.kernels)
+    return tuple(with_layout(walk.kernels, graph.outputs, shapes, blocked_floats=x86))
 
 
 class _Walk:

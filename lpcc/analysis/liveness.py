@@ -39,7 +39,8 @@ def liveness(graph: gs.Graph, shapes: Shapes | None = None, steps: Sequence[Kern
     series: list[int] = []
     for index, step in enumerate(steps):
         buffers.write(step, index, reusable=step.kind in _IN_PLACE, given=given)
-        series.append(buffers.live)
+        copied = 0 if step.nodes else step.outputs[0].nbytes  # a change of layout holds both for a moment
+        series.append(buffers.live + copied)
         buffers.close(index)
     peak = max(range(len(series)), key=series.__getitem__, default=None)
     if peak is None:

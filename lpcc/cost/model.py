@@ -31,6 +31,8 @@ Bound = Literal["compute", "memory", "overhead"]
 class LayerCost:
     """Cost of one kernel, named after its main node `name` of type `op`; `nodes` are all that it stands for.
 
+    A change of layout that the runtime puts in bears the name of the node that it is made for, and has no `nodes`.
+
     `inputs` and `outputs` are the shapes of the activations. `bound` says what its latency comes from most.
     """
 
@@ -104,8 +106,7 @@ class CostModel:
 
     def kernels(self, graph: gs.Graph, shapes: Shapes) -> tuple[Kernel, ...]:
         """The kernels that the target's runtime runs for a graph."""
-        signed = self.target.runtime != "onnxruntime" or "x86" not in self.target.isa
-        return kernels(graph, shapes, self.target.runtime, s8_activations=signed)
+        return kernels(graph, shapes, self.target.runtime, x86="x86" in self.target.isa)
 
     def latency_us(self, kernel: Kernel, resident: int = 0) -> tuple[float, Bound]:
         """Microseconds of one kernel and what they come from most.
@@ -126,8 +127,8 @@ class CostModel:
         micros, bound = self.latency_us(kernel, resident)
         trained = {id(t): t for node in kernel.nodes for t in weights(node)}
         return LayerCost(
-            name=edit.label(kernel.node),
-            op=edit.op(kernel.node),
+            name=edit.label(kernel.node) + ("" if kernel.nodes else " (layout)"),
+            op=edit.op(kernel.node) if kernel.nodes else "Transpose",
             kernel=kernel.kind,
             dtype=kernel.scheme if kernel.scheme.endswith("s8") else kernel.dtype,
             inputs=tuple(shapes.of(operand.tensor) or () for operand in kernel.inputs),

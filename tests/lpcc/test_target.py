@@ -119,7 +119,8 @@ def test_mistakes_in_a_file_are_one_line_with_file_and_key(tmp_path: Path, chang
 
 def test_a_key_that_is_missing_is_named(tmp_path: Path) -> None:
     assert "`description` is missing; expected a text" in refused(board(tmp_path, 'name = "x"'))
-    text = 'extends = "arm-cortex-a72"\n[compute.s8s8]\nmacs_per_cycle = 1\nchannel_multiple = 1\nefficiency = { gemm = 1 }\n'
+    text = 'extends = "arm-cortex-a72"\n[compute.s8s8]\nmacs_per_cycle = 1\nchannel_multiple = 1\n'
+    text += "efficiency = { gemm = 1 }\n"
     assert "`compute.s8s8.elements_per_cycle` is missing" in refused(board(tmp_path, text))
     text += "elements_per_cycle = { pool = 1 }"
     assert "`compute.s8s8.efficiency.conv` is missing" in refused(board(tmp_path, text))
@@ -138,10 +139,12 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
 
 @given(st.text(max_size=60))
 def test_any_text_as_a_name_or_path_is_a_target_or_a_usage_error(text: str) -> None:
+    message = ""
     try:
-        assert isinstance(Target.load(text), Target)
+        Target.load(text)
     except UsageError as error:
-        assert "\n" not in str(error).replace(text, "")
+        message = str(error)
+    assert "\n" not in message.replace(text, "")
 
 
 def test_a_kernel_table_beside_the_file_drops_in(tmp_path: Path) -> None:

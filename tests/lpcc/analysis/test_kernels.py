@@ -56,10 +56,10 @@ def model(body: str, *, inputs: str = "float[1,8,8,8] x", outputs: str = "float[
     return onnx.shape_inference.infer_shapes(proto)
 
 
-def ours(proto: onnx.ModelProto, *, s8_activations: bool = ARM) -> tuple[Kernel, ...]:
+def ours(proto: onnx.ModelProto, *, x86: bool = not ARM) -> tuple[Kernel, ...]:
     graph = from_proto(proto)
     annotate(graph)
-    return kernels(graph, s8_activations=s8_activations)
+    return kernels(graph, x86=x86)
 
 
 def theirs(proto: onnx.ModelProto, folder: Path) -> Counter[str]:
@@ -85,6 +85,25 @@ def compare(proto: onnx.ModelProto, folder: Path) -> None:
     assert mine["float conv"] == run["Conv"] + run["FusedConv"]
     assert mine["quantize"] == run["QuantizeLinear"]
     assert mine["dequantize"] == run["DequantizeLinear"]
+
+
+def mine_layout(proto: onnx.ModelProto) -> int:
+    """Changes of layout that the runtime puts in by itself."""
+    return sum(not kernel.nodes for kernel in ours(proto))
+
+
+def test_changes_of_layout() -> None:
+    body = Q + CONV.format("c", "a") + "e = QuantizeLinear(c, s, z) f = DequantizeLinear(e, s, z) "
+    body += "l = DequantizeLinear(w8, sw, zs) g = Conv(f, l) q1 = QuantizeLinear(g, s, z) " + DQ
+    kinds = [(k.kind, bool(k.nodes)) for k in ours(model(body))]
+    assert kinds == [
+        ("quantize", True),
+        ("transpose", False),
+        ("pointwise", True),
+        ("pointwise", True),
+        ("transpose", False),
+        ("dequantize", True),
+    ], "once for a chain of convolutions"
 
 
 Q, DQ = "q0 = QuantizeLinear(x, s, z) a = DequantizeLinear(q0, s, z) ", "y = DequantizeLinear(q1, s, z) "
@@ -165,8 +184,8 @@ def test_convolution_groups(body: str, tmp_path: Path) -> None:
 
 def test_the_conversions_that_an_island_leaves_are_paid_for() -> None:
     fused = ours(model(Q + CONV.format("c", "a") + "q1 = QuantizeLinear(c, s, z) " + DQ))
-    assert [k.kind for k in fused] == ["quantize", "pointwise", "dequantize"]
-    conv = fused[1]
+    assert [k.kind for k in fused if k.nodes] == ["quantize", "pointwise", "dequantize"]
+    (conv,) = (k for k in fused if k.kind == "pointwise")
     assert (conv.dtype, conv.scheme, conv.macs) == ("int8", "u8s8", 8 * 8 * 64)
     assert [o.nbytes for o in (*conv.inputs, *conv.outputs)] == [512, 512]
     island = ours(model(Q + CONV.format("c", "a") + "e = Exp(c) q1 = QuantizeLinear(e, s, z) " + DQ))
@@ -271,13 +290,15 @@ def test_quantised_networks(zoo, name: str, activations: str, tmp_path: Path) ->
     run = theirs(proto, tmp_path)
     assert mine[True, "int8"] == run["QLinearConv"]
     assert mine[True, "float32"] == run["Conv"] + run["FusedConv"]
+    layout = run["Transpose"] + run["ReorderInput"] + run["ReorderOutput"]
+    assert abs(mine_layout(proto) - layout) <= 1  # a transpose of one pixel is free, and is not counted here
     if activations == "u8":
         compare(proto, tmp_path)
 
 
+@pytest.mark.skipif(ARM, reason="channels are blocked on x86 only")
 def test_float_networks(zoo, tmp_path: Path) -> None:
     for name in ("fashion_mnist_vgg", "mobilenetv2_imagenet", "squeezenet1_1_imagenet"):
         proto = onnx.load(zoo.model(name))
         run = theirs(proto, tmp_path)
-        layout = run["ReorderInput"] + run["ReorderOutput"]
-        assert len(ours(proto)) == sum(run.values()) - layout
+        assert len(ours(proto)) == sum(run.values())

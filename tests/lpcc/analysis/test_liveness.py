@@ -79,7 +79,9 @@ def test_integers_take_a_quarter() -> None:
                e = Conv(d, k) r = QuantizeLinear(e, s, z) y = DequantizeLinear(r, s, z)"""
         )
     )
-    assert found.series == (K + K // 4, K // 2, K // 2, K + K // 4)
+    assert found.series == (K + K // 4, K // 2, K // 2, K // 2, K // 2, K + K // 4), (
+        "with a change of layout at each end"
+    )
 
 
 def test_bodies_count_what_they_capture_and_what_they_return() -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from lpcc.analysis.macs import macs, parameters, weight_bytes
-from lpcc.analysis.shapes import bind
 from lpcc.analysis.types import annotate
 from lpcc.graph import from_proto
 
@@ -142,59 +141,6 @@ def test_parameters_leave_out_what_is_not_trained_and_count_shared_weights_once(
     )
     assert parameters(graph) == 9 + 3
     assert weight_bytes(graph) == 4 * (9 + 3 + 2 + 4) + 8 * 4
-
-
-def test_open_dimensions_are_bound_and_said() -> None:
-    graph = parse(
-        "y = Conv(x, w)",
-        inputs="float[N,3,H,W] x",
-        outputs="float[N,4,A,B] y",
-        weights={"w": np.ones((4, 3, 1, 1), np.float32)},
-    )
-    shapes = bind(graph)
-    assert shapes.of(graph.outputs[0]) == (1, 4, 224, 224)
-    assert len(shapes.assumptions) == 3
-    assert "dimension H of input x taken as 224" in shapes.assumptions
-    stated = bind(graph, {"N": 2, "H": 8, "x[3]": 16})
-    assert stated.of(graph.outputs[0]) == (2, 4, 8, 16)
-    assert stated.assumptions == ()
-    assert sum(macs(graph, stated).values()) == 2 * 4 * 8 * 16 * 3
-    assert graph.inputs[0].shape == ["N", 3, "H", "W"], "the graph itself stays as it is"
-
-
-def test_shape_arithmetic_is_followed_through_what_onnx_gives_up_on() -> None:
-    graph = parse(
-        """s = Shape(x) h = Slice(s, two, three) half = Div(h, twos) size = Concat <axis = 0> (half, half)
-           pads = ConstantOfShape <value = int64[1] {1}> (eight) p = Pad(x, pads) r = Reshape(size, minus)
-           t = Concat <axis = 0> (one, one, r) u = Expand(k, t) y = Conv(p, w)""",
-        inputs="float[1,1,D,D] x, float[1] k",
-        outputs="float[a,b,c,d] y, float[a2,b2,c2,d2] u",
-        weights={
-            "two": np.array([2]),
-            "three": np.array([3]),
-            "twos": np.array([2]),
-            "eight": np.array([8]),
-            "minus": np.array([-1]),
-            "one": np.array([1]),
-            "w": np.ones((2, 3, 1, 1), np.float32),
-        },
-    )
-    shapes = bind(graph, {"D": 6})
-    assert shapes.of(graph.outputs[1]) == (1, 1, 3, 3)
-    assert shapes.of(graph.outputs[0]) == (3, 2, 8, 8)
-
-
-def test_unknown_shapes_are_said() -> None:
-    graph = parse(
-        "y = other.domain.Mystery(x) z = Relu(y)",
-        inputs="float[1,4] x",
-        outputs="float[] z",
-        weights={},
-    )
-    graph.outputs[0].shape = None
-    for node in graph.nodes:
-        node.outputs[0].shape = None
-    assert bind(graph).assumptions == ("2 tensors of unknown shape are counted as empty",)
 
 
 @pytest.mark.parametrize(
