@@ -12,6 +12,7 @@ from lpcc.passes.normalize.fuse_matmul_add import FuseMatMulAdd
 from lpcc.passes.normalize.lift_constants import LiftConstants
 from lpcc.passes.normalize.merge_pad import MergePad
 from lpcc.passes.normalize.raise_opset import RaiseOpset
+from lpcc.passes.normalize.recognise_activations import RecogniseActivations
 from lpcc.passes.normalize.remove_noops import RemoveNoops
 from lpcc.passes.normalize.resolve_shapes import ResolveShapes
 
@@ -26,6 +27,7 @@ __all__ = [
     "LiftConstants",
     "MergePad",
     "RaiseOpset",
+    "RecogniseActivations",
     "RemoveNoops",
     "ResolveShapes",
 ]
