@@ -8,7 +8,6 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from types import MappingProxyType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from lpcc.errors import UsageError
@@ -84,7 +83,7 @@ def _value(hint: Any, value: Any, where: str, path: str, expected: str = "") -> 
             for key in value:
                 if isinstance(names, Names) and key not in names.known:
                     raise UsageError(f"{where}: key `{path}.{key}`, {unknown(key, names.known, 'known')}")
-        return MappingProxyType({key: _value(args[1], item, where, f"{path}.{key}") for key, item in value.items()})
+        return {key: _value(args[1], item, where, f"{path}.{key}") for key, item in value.items()}
     if origin is tuple and isinstance(value, list):
         return tuple(_value(args[0], item, where, path) for item in value)
     if origin is Literal and value in args:

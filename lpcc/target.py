@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from lpcc.cost.kinds import ELEMENT_KINDS, FORMATS, MAC_KINDS
@@ -252,7 +251,7 @@ def _build(layers: Layers, where: str, *, is_host: bool = False) -> Target:
         if key != "kernels":
             raise UsageError(f"{where}: `tables.{key}` {unknown(key, ['kernels'], 'a table')}")
         table = KernelTable.read(Path(str(value)))
-    sources = MappingProxyType(dict(sorted(layers.sources.items())))
+    sources = dict(sorted(layers.sources.items()))
     target = build(Target, data, where, extra={"tables": table, "sources": sources, "is_host": is_host})
     _require(target.compute, "float32", "compute", where)
     for name, compute in target.compute.items():

@@ -7,7 +7,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
 
 from lpcc.cost.kinds import ELEMENT_KINDS, FORMATS, MAC_KINDS
 from lpcc.errors import UsageError
@@ -60,7 +59,7 @@ class KernelTable:
             if term in terms:
                 raise UsageError(f"{path}:{number}: {kernel},{dtype},{term} is stated twice")
             terms[term] = _number(value, f"{path}:{number}")
-        return KernelTable(MappingProxyType({key: MappingProxyType(terms) for key, terms in found.items()}))
+        return KernelTable(found)
 
 
 def _number(text: str, where: str) -> float:

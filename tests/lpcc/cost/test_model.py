@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from types import MappingProxyType
 
 import numpy as np
 import onnx
@@ -118,7 +117,7 @@ def test_energy_per_operation_and_per_byte() -> None:
 
 def test_fitted_kernels_take_the_place_of_the_roofline() -> None:
     terms = {"call": 2.0, "macs": 10.0, "padded_macs": 1.0, "bytes": 3.0, "weight_bytes": 5.0, "elements": 7.0}
-    target = replace(PLAIN, tables=KernelTable({("conv", "float32"): MappingProxyType(terms)}))
+    target = replace(PLAIN, tables=KernelTable({("conv", "float32"): terms}))
     (layer,) = CostModel(target).estimate(conv(12)).layers
     want = 2 + (10 * layer.macs + layer.macs * 16 / 12 + 3 * layer.bytes_moved + 5 * 3456 + 7 * 12 * 256) / 1e6
     assert layer.latency_ms * 1e3 == pytest.approx(want)
