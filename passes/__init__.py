@@ -16,6 +16,7 @@ from lpcc.passes.normalize import (
     MergePad,
     RaiseOpset,
     RecogniseActivations,
+    RecogniseLayerNorm,
     RemoveNoops,
     ResolveShapes,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "Quantize",
     "RaiseOpset",
     "RecogniseActivations",
+    "RecogniseLayerNorm",
     "RemoveNoops",
     "ResolveShapes",
 ]
@@ -53,6 +55,7 @@ BUILTIN: Final[tuple[type[Pass], ...]] = (
     MergePad,
     FuseMatMulAdd,
     RecogniseActivations,
+    RecogniseLayerNorm,
     EliminateCommon,
     EliminateDeadCode,
     Quantize,
