@@ -95,12 +95,16 @@ class Terminal:
             console=Console(stderr=True),
             transient=True,
         )
-        task = bar.add_task("", total=None)
         began = monotonic()
+        tasks: dict[str, progress.TaskID] = {}  # at most one: what is being done now
 
         def step(what: str, done: int, total: int) -> None:
-            if what:
-                bar.update(task, description=what, completed=done, total=total or None)
+            if what not in tasks:
+                for old in tasks.values():
+                    bar.remove_task(old)
+                tasks.clear()
+                tasks[what] = bar.add_task(what, total=total or None, visible=bool(what))
+            bar.update(tasks[what], completed=done, total=total or None)
             if monotonic() - began > _PATIENCE and not bar.live.is_started:
                 bar.start()
 

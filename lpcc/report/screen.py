@@ -12,8 +12,8 @@ from lpcc.report.table import Column, table
 Line = str | tuple[str, str]
 """A line of text, or one with a rich style."""
 
-_KINDS = 3
-"""Kinds of rewrites that are named for each pass, without details."""
+_BESIDE = 24
+"""Columns that a table of passes takes beside the name of a pass and what it did."""
 _REFUSED = 5
 """Nodes that are named for each reason of a refusal, with details."""
 
@@ -93,8 +93,7 @@ def _passes(report: Report, width: int, *, verbose: bool) -> Iterator[Line]:
             continue
         kinds = [f"{count} {what}" for what, count in item.counts.items()]
         if not verbose:
-            hidden = [f"{len(kinds) - _KINDS} kinds more"] if len(kinds) > _KINDS else []
-            kinds = [", ".join(kinds[:_KINDS] + hidden)]
+            kinds = [_shortened(kinds, width - len(item.name) - _BESIDE)]
         rows.append([item.name, kinds[0], str(refused or ""), f"{item.seconds:.2f} s"])
         rows += [["", kind, "", ""] for kind in kinds[1:]]
     if rows:
@@ -110,6 +109,16 @@ def _passes(report: Report, width: int, *, verbose: bool) -> Iterator[Line]:
     if idle:
         names = [f"{name} ({refused} refused)" if refused else name for name, refused in idle.items()]
         yield from _wrapped(f"nothing to do for {', '.join(names)}", width)
+
+
+def _shortened(kinds: list[str], room: int) -> str:
+    """As many `kinds` of rewrites, but at least one, as fit into `room`, and the number of the others."""
+    for shown in range(len(kinds), 0, -1):
+        more = [f"{len(kinds) - shown} kinds more"] if shown < len(kinds) else []
+        text = ", ".join(kinds[:shown] + more)
+        if len(text) <= room:
+            break
+    return text
 
 
 def _refusals(report: Report, width: int) -> Iterator[Line]:

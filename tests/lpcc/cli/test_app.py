@@ -52,6 +52,15 @@ def test_each_command_has_help(lpcc: Callable[..., Any], command: str) -> None:
     assert f"Usage: lpcc {command}" in done.out
 
 
+@pytest.mark.skipif(not (Path(ROOT) / "docs").is_dir(), reason="the documentation is not installed")
+def test_the_page_on_the_command_line_is_complete() -> None:
+    page = (Path(ROOT) / "docs" / "cli.md").read_text()
+    assert all(f"| `{command} " in page for command in COMMANDS)
+    own = {"--target", "--pipeline", "--calib", "--eval", "--preprocess", "--metric", "--max-drop", "--json", "--seed"}
+    for option in own | {"--min-agreement", "--min-sqnr", "--dry-run", "--force", "--verify", "--dump-dir", "--dim"}:
+        assert f"{option}`" in page or f"{option} " in page
+
+
 def test_version(lpcc: Callable[..., Any]) -> None:
     from lpcc import __version__
 

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
+import lpcc
 from lpcc.errors import UsageError
-from lpcc.report import Report
+from lpcc.report import Figures, LayerReport, PassReport, Quality, RefusalReport, Report, Verdict
 
 KEYS = [
     "model",
@@ -60,3 +62,16 @@ def test_infinite_numbers_become_null(report: Report) -> None:
 def test_something_else_is_refused() -> None:
     with pytest.raises(UsageError, match="model is missing"):
         Report.from_json({"output": None})
+
+
+DOCS = Path(lpcc.__file__).parents[1] / "docs"
+
+
+@pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is not installed")
+@pytest.mark.parametrize(
+    "kind", [Report, Figures, Quality, PassReport, RefusalReport, LayerReport, Verdict], ids=lambda kind: kind.__name__
+)
+def test_every_key_is_documented(kind: type) -> None:
+    page = (DOCS / "report.md").read_text()
+    missing = [field.name for field in fields(kind) if f"`{field.name}`" not in page]
+    assert missing == []

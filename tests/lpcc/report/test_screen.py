@@ -20,7 +20,9 @@ def test_everything_on_one_screen(report: Report) -> None:
     assert "latency (predicted)  12.3 ms  5.10 ms   -59 %" in text
     assert "quality on 500 samples: top1 91.90 % -> 91.70 % (drop 0.20 of at most 1 points)" in text
     assert "21 batch norm folded" in text
+    assert "3 Conv in int8, 3 Add in int8, 2 kinds more" not in text
     assert "3 Conv in int8, 3 Add in int8, 3 Slice in int8, 2 kinds more" in text
+    assert "3 Conv in int8, 3 Add in int8, 3 kinds more" in "\n".join(lines(report, 80))
     assert "nothing to do for cse (1 refused), dce" in text
     assert "result: the optimised model, part of it taken back, 2.41x as fast (predicted)" in text
     assert "  `b` went back to float: 9.1 dB" in text
