@@ -23,9 +23,10 @@ TOLERANCE = 1e-4
 
 def interface(model: onnx.ModelProto, side: str) -> list[tuple[str, str]]:
     """Names and types, in order, of a model's inputs without defaults (side "input"), or of its outputs ("output")."""
+    if side == "output":
+        return [(info.name, str(info.type)) for info in model.graph.output]
     defaults = {tensor.name for tensor in model.graph.initializer}
-    infos = model.graph.input if side == "input" else model.graph.output
-    return [(info.name, str(info.type)) for info in infos if info.name not in defaults]
+    return [(info.name, str(info.type)) for info in model.graph.input if info.name not in defaults]
 
 
 def interface_change(before: onnx.ModelProto, after: onnx.ModelProto) -> str | None:

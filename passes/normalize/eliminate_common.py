@@ -94,12 +94,12 @@ def _merge_nodes(graph: gs.Graph, known: Nodes, opset: int, changes: Changes) ->
         for node in e.nodes:
             if edit.subgraphs(node) or not is_pure(node, opset) or _only_names(e, node):
                 continue
-            key = _signature(node)
+            key, name = _signature(node), edit.label(node)
             twin = known.setdefault(key, node)
             if twin is not node and not _merge(e, twin, node, own, known, key):
-                changes.refuse(node, f"equals `{edit.label(twin)}`, but the model returns results of both")
+                changes.refuse(name, f"equals `{edit.label(twin)}`, but the model returns results of both")
             elif twin is not node:
-                changes.done(node, "common subexpression merged")
+                changes.done(name, "common subexpression merged")
     for node in graph.nodes:
         for body in edit.subgraphs(node):
             _merge_nodes(body, known.new_child(), opset, changes)

@@ -139,16 +139,28 @@ def _chosen(
         else:
             feasible[id(node)] = node
             made.update(id(tensor) for tensor in node.outputs)
+    replaced = _replaced(e, list(feasible.values()), sizes)
     for node in reversed(list(feasible.values())):
         needed = [t for t in node.outputs if e.is_output(t) or any(id(user) not in feasible for user in e.users(t))]
-        replaced = sum(sizes.of(t) or 0 for t in node.inputs if t.name and len(e.users(t)) == 1 and not e.is_output(t))
         largest = max((sizes.of(tensor) or 0 for tensor in needed), default=0)
-        if largest > limit and largest > replaced:
+        if largest > limit and largest > replaced[id(node)]:
             reasons[id(node)] = (node, f"its result takes {largest} bytes, more than the limit and what it replaces")
             del feasible[id(node)]
         elif not outermost and any(e.is_output(tensor) for tensor in node.outputs):
             del feasible[id(node)]  # a subgraph must return what one of its nodes makes
     return list(feasible.values())
+
+
+def _replaced(e: edit.Edit, nodes: Sequence[gs.Node], sizes: _Sizes) -> dict[int, int]:
+    """For each node, by id, the bytes of the constants that only it and the nodes before it read."""
+    behind: dict[int, int] = {}
+    found = {}
+    for node in nodes:
+        alone = [t for t in node.inputs if t.name and len(e.users(t)) == 1 and not e.is_output(t)]
+        total = sum(sizes.of(t) or 0 if isinstance(t, gs.Constant) else behind[id(t)] for t in alone)
+        found[id(node)] = total
+        behind.update((id(tensor), total // len(node.outputs)) for tensor in node.outputs)
+    return found
 
 
 def _needed(e: edit.Edit, nodes: Sequence[gs.Node]) -> list[gs.Tensor]:

@@ -121,8 +121,8 @@ def _softmax(e: edit.Edit, node: gs.Node, found: ShapeValues) -> None:
     if dims is not None and all(size == 1 for size in dims[axis % max(len(dims), 1) + 1 :]):
         node.attrs["axis"] = axis
         return
-    shape, flat = e.fresh(f"{y.name}_shape", np.int64), e.fresh(f"{y.name}_flat", x.dtype)
-    soft = e.fresh(f"{y.name}_soft", x.dtype)
+    shape = e.fresh(f"{y.name}_shape", np.dtype(np.int64), [None if dims is None else len(dims)])
+    flat, soft = (e.fresh(f"{y.name}_{what}", x.dtype, [None, None]) for what in ("flat", "soft"))
     e.add("Shape", [x], [shape])
     e.add("Flatten", [x], [flat], {"axis": axis})
     e.replace_input(node, 0, flat)

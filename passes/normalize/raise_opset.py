@@ -52,12 +52,14 @@ class RaiseOpset(Pass):
                 changes.refuse(node, f"the model stays at opset {start}: {reason}")
         if changes.refused:
             return changes
-        found = ctx.analysis(shape_values, graph)
+        needs_shapes = any(edit.op(node) in _OVER_AXES for node in edit.nodes(graph))
+        found = ctx.analysis(shape_values, graph) if needs_shapes else ShapeValues({})
         for scope in edit.graphs(graph):
             with edit.Edit(scope) as e:
                 for node in e.nodes:
-                    if _raise(e, node, _steps(edit.op(node), start, self.to), found):
-                        changes.done(node, f"{edit.op(node)} rewritten for the new opset")
+                    name, kind = edit.label(node), edit.op(node)
+                    if _raise(e, node, _steps(kind, start, self.to), found):
+                        changes.done(name, f"{kind} rewritten for the new opset")
             scope.opset = self.to
         oldest = helper.find_min_ir_version_for([helper.make_opsetid("", self.to)], ignore_unknown=True)
         graph.ir_version = max(graph.ir_version or 0, oldest)
@@ -88,6 +90,7 @@ def _steps(kind: str, start: int, to: int) -> Iterator[tuple[str, int]]:
             kind = _RENAMED.get((kind, version), kind)
 
 
+_OVER_AXES = ("Softmax", "LogSoftmax", "Hardmax")
 _RENAMED = {("Upsample", 10): "Resize", ("Scatter", 11): "ScatterElements"}
 
 

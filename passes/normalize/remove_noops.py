@@ -52,17 +52,25 @@ class RemoveNoops(Pass):
 def _sweep(graph: gs.Graph, found: ShapeValues, opset: int, changes: Changes) -> None:
     with edit.Edit(graph) as e:
         for node in e.nodes:
-            kind = edit.op(node)
-            if kind not in _SAME or not e.live(node) or not node.inputs or not node.inputs[0].name:
-                continue
-            site = Site(e, node, found, opset)
-            same = _SAME[kind](site) if site.is_alone() else None
-            if same is not None:
-                if site.forward(same):
-                    changes.done(node, f"{kind} without effect removed")
-                else:
-                    changes.refuse(node, "it gives an output of the model its name")
-                continue
-            what = _REWRITES[kind](site) if kind in _REWRITES else ""
-            if what:
-                changes.done(node, what)
+            if edit.op(node) in _SAME and e.live(node) and node.inputs and node.inputs[0].name:
+                _simplify(Site(e, node, found, opset), edit.label(node), changes)
+
+
+def _simplify(site: Site, name: str, changes: Changes) -> None:
+    """Apply rules to one node until it is gone or none applies; each that applies drops a node before it."""
+    kind = edit.op(site.node)
+    rewrite = _REWRITES.get(kind)
+    while True:
+        same = _SAME[kind](site) if site.is_alone() else None
+        if same is not None:
+            if site.forward(same):
+                changes.done(name, f"{kind} without effect removed")
+            else:
+                changes.refuse(name, "it gives an output of the model its name")
+            return
+        what = rewrite(site) if rewrite is not None else ""
+        if not what:
+            return
+        changes.done(name, what)
+        if not site.e.live(site.node):
+            return

@@ -13,6 +13,7 @@ from lpcc import edit
 from lpcc.analysis import sizes
 from lpcc.analysis.shape_values import ShapeValues, shape_values
 from lpcc.analysis.sizes import Size
+from lpcc.analysis.types import annotate
 from lpcc.pipeline import Changes, Context, Fidelity, Pass
 
 
@@ -44,6 +45,8 @@ class ResolveShapes(Pass):
             found = ctx.analysis(shape_values, graph)
             for scope in edit.graphs(graph):
                 _resolve(scope, found, scope is graph, changes)
+        if changes:
+            annotate(graph)  # inference gives up at computed targets, and goes on behind constant ones
         return changes
 
 
@@ -51,8 +54,8 @@ def _resolve(graph: gs.Graph, found: ShapeValues, outermost: bool, changes: Chan
     with edit.Edit(graph) as e:
         for node in reversed(e.nodes):  # so that only what others read becomes a constant
             if _is_known(e, node, found, outermost):
-                _settle(e, node, found)
                 changes.done(node, "shape computation replaced by its value")
+                _settle(e, node, found)
         for node in e.nodes:
             position = _TARGETS.get(edit.op(node))
             target = edit.inp(node, position) if position and e.live(node) else None
