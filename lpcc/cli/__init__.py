@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it, so that ``lpcc --help`` ans
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import NoReturn
 
@@ -17,4 +18,7 @@ def main() -> NoReturn:
 
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of libraries; lpcc says what it has to say in its own words
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names in models may hold what the terminal cannot show
     sys.exit(run(sys.argv[1:]))

@@ -49,8 +49,10 @@ class Terminal:
 
         console = Console(highlight=False, soft_wrap=True)
         for line in lines:
-            text, style = (line, "") if isinstance(line, str) else line
-            console.print(Text(text, style=style))
+            if isinstance(line, str):
+                sys.stdout.write(f"{line}\n")
+            else:
+                console.print(Text(line[0], style=line[1]))
 
     def check_json(self, *others: Path | None) -> None:
         """Raise UsageError, before any work is done, if the JSON cannot be written or would replace one of `others`."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -18,13 +16,12 @@ from lpcc.pipeline.base import Pass
 from lpcc.pipeline.runner import Record
 from lpcc.report.figures import figures_of
 from lpcc.report.model import Figures, LayerReport, PassReport, Quality, RefusalReport, Report, Verdict
+from lpcc.report.versions import versions
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from lpcc.driver import Decision, Job
-
-_LIBRARIES = ("onnx", "onnxruntime", "onnx-graphsurgeon", "numpy")
 
 
 def build_report(job: Job, decision: Decision, result: onnx.ModelProto, output: str | None) -> Report:
@@ -45,7 +42,7 @@ def build_report(job: Job, decision: Decision, result: onnx.ModelProto, output: 
         target=job.target.name,
         pipeline=str(job.pipeline),
         seed=job.ctx.seed,
-        versions=_versions(),
+        versions=versions(),
         seconds=time.perf_counter() - job.started,
         before=before,
         after=after,
@@ -73,18 +70,6 @@ def _measured(figures: Figures, milliseconds: float) -> Figures:
     scale = milliseconds / figures.latency_ms if figures.latency_ms else 1.0
     energy = None if figures.energy_mj is None else figures.energy_mj * scale
     return replace(figures, latency_ms=milliseconds, energy_mj=energy)
-
-
-def _versions() -> dict[str, str]:
-    from lpcc import __version__
-
-    found = {"lpcc": __version__, "python": platform.python_version()}
-    for library in _LIBRARIES:
-        try:
-            found[library] = version(library)
-        except PackageNotFoundError:
-            found[library] = "unknown"
-    return found
 
 
 def _quality(job: Job, decision: Decision) -> Quality:
