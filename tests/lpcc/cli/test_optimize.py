@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 
-from lpcc import driver
+from lpcc import driver, edit
+from lpcc.pipeline import Changes, Context, Fidelity, LocalPass, Need
+from lpcc.pipeline.known import known_passes
 from lpcc.report import Report
 
 BASE = ("--target", "arm-cortex-a72", "--pipeline", "fold-bn,dce")
@@ -171,3 +174,64 @@ def test_missing_data_and_missing_labels(lpcc: Callable[..., Any], model: Path) 
     done = lpcc("optimize", model, *BASE, "--eval", "data.npz")
     assert done.code == 3
     assert "labels" in done.error
+
+
+@dataclass(frozen=True)
+class Crash(LocalPass):
+    """A pass that crashes."""
+
+    name: ClassVar[str] = "crash"
+    fidelity: ClassVar[Fidelity] = Fidelity.EXACT
+
+    def rewrite(self, graph: gs.Graph, ctx: Context, changes: Changes) -> None:
+        raise ZeroDivisionError("division by zero")
+
+
+@dataclass(frozen=True)
+class Ruin(LocalPass):
+    """An approximate pass that leaves nothing of the outputs."""
+
+    name: ClassVar[str] = "ruin"
+    fidelity: ClassVar[Fidelity] = Fidelity.APPROXIMATE
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
+
+    def rewrite(self, graph: gs.Graph, ctx: Context, changes: Changes) -> None:
+        with edit.Edit(graph) as e:
+            for node in e.nodes:
+                if edit.op(node) == "Gemm":
+                    e.replace_input(node, 1, e.constant("w", -np.asarray(node.inputs[1].values)))
+                    e.replace_input(node, 2, e.constant("b", -np.asarray(node.inputs[2].values)))
+                    changes.done(node, "ruined")
+
+
+@pytest.fixture
+def wrong_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {**known_passes(), "crash": Crash, "ruin": Ruin}
+    monkeypatch.setattr("lpcc.pipeline.known.known_passes", lambda: known)
+
+
+def test_a_crashing_pass_leaves_a_reproducer_and_no_model(
+    lpcc: Callable[..., Any], model: Path, wrong_passes: None
+) -> None:
+    done = lpcc("optimize", model, "-t", "arm-cortex-a72", "-p", "fold-bn,crash,dce", "-o", "out.onnx")
+    assert done.code == 1
+    assert "pass `crash` crashed: ZeroDivisionError: division by zero" in done.error
+    (folder,) = Path().glob("lpcc-reproducer-*")
+    assert str(folder) in done.error
+    assert (folder / "pipeline.txt").read_text() == "crash,dce\n"
+    assert "BatchNormalization" not in {node.op_type for node in onnx.load(folder / "model.onnx").graph.node}
+    assert not Path("out.onnx").exists()
+    assert "Traceback" in lpcc("optimize", model, "-t", "arm-cortex-a72", "-p", "crash", "-v").err
+
+
+def test_a_pass_that_ruins_the_model_is_taken_back(lpcc: Callable[..., Any], model: Path, wrong_passes: None) -> None:
+    data = _npz("data.npz", x=_images(16))
+    options = ("-t", "arm-cortex-a72", "-p", "fold-bn,ruin", "--calib", data, "-o", "out.onnx", "--json", "r.json")
+    done = lpcc("optimize", model, *options)
+    assert done.code == 4
+    assert "NOT met" in done.out
+    report = Report.from_json(json.loads(Path("r.json").read_text()))
+    assert not report.verdict.met_budget
+    assert report.verdict.kept == "partly"
+    assert lpcc("diff", model, "out.onnx", "--data", data, "--json", "d.json").code == 0
+    assert json.loads(Path("d.json").read_text())["outputs"][0]["relative"] < 1e-4
