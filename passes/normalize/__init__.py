@@ -13,6 +13,7 @@ from lpcc.passes.normalize.lift_constants import LiftConstants
 from lpcc.passes.normalize.merge_pad import MergePad
 from lpcc.passes.normalize.raise_opset import RaiseOpset
 from lpcc.passes.normalize.recognise_activations import RecogniseActivations
+from lpcc.passes.normalize.recognise_channel_shuffle import RecogniseChannelShuffle
 from lpcc.passes.normalize.recognise_layer_norm import RecogniseLayerNorm
 from lpcc.passes.normalize.remove_noops import RemoveNoops
 from lpcc.passes.normalize.resolve_shapes import ResolveShapes
@@ -29,6 +30,7 @@ __all__ = [
     "MergePad",
     "RaiseOpset",
     "RecogniseActivations",
+    "RecogniseChannelShuffle",
     "RecogniseLayerNorm",
     "RemoveNoops",
     "ResolveShapes",

@@ -153,9 +153,21 @@ class Linear:
 
     def permute_inputs(self, e: edit.Edit, channels: np.ndarray) -> None:
         """Let the layer, of one group, take x where it took the channels `channels` of x, a permutation of them."""
-        weights = np.empty_like(self._unpack())
-        weights[:, :, channels] = self._unpack()
-        self._write(e, weights, self.bias)
+        old = self._unpack()
+        new = np.empty_like(old)
+        new[:, :, channels] = old
+        self._write(e, new, self.bias)
+
+    def permute_groups(self, e: edit.Edit, channels: np.ndarray) -> None:
+        """Let the layer, of as many groups as channels, take and give x where that was the channels `channels` of x."""
+        old = self._unpack()
+        new = np.empty_like(old)
+        new[channels] = old
+        bias = None
+        if self.bias is not None:
+            bias = np.empty_like(self.bias)
+            bias[channels] = self.bias
+        self._write(e, new, bias)
 
     def _check_range(self, before: np.ndarray, after: np.ndarray, factor: np.ndarray, axes: tuple[int, ...]) -> None:
         """Raise NoMatch if whole channels of the weights would fall below the normal numbers of their type."""
