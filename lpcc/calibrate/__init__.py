@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lpcc.calibrate.calibrator import collect
+from lpcc.calibrate.calibrator import Statistics, collect
 from lpcc.calibrate.histograms import Histogram
 from lpcc.calibrate.ranges import Method, choose
 
-__all__ = ["Histogram", "Method", "choose", "collect"]
+__all__ = ["Histogram", "Method", "Statistics", "choose", "collect"]

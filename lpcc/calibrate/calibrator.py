@@ -2,24 +2,71 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lpcc.calibrate.histograms import Array, Histogram
+from lpcc.calibrate.probes import attach
 
 if TYPE_CHECKING:
     import onnx
 
     from lpcc.data import Dataset
 
-SAMPLED = 4096
-"""Values of one tensor that are binned per image. The extremes are of all values."""
-
-_BATCH_VALUES = 4 << 20
+_WANTED = 1 << 18
+"""Values of a feature map that are binned in all, about; the extremes are of all values there are."""
+_PER_SAMPLE = (256, 8192)
+"""Least and greatest number of those that come from one sample."""
+_BATCH_VALUES = 1 << 20
 """Values of all wanted tensors together that a batch may have: they should stay in the processor's cache."""
+_PENDING = 1 << 16
+"""Values that are binned at once."""
+
+
+@dataclass
+class Statistics:
+    """What a tensor held."""
+
+    histogram: Histogram
+    channel_means: Array
+    """Mean of each channel (axis 1), float64; of the binned values. One mean for a tensor without that axis."""
+
+
+class _Stream:
+    """Values on their way into a histogram, binned in large portions: small ones cost more in calls than in work."""
+
+    def __init__(self) -> None:
+        self.histogram = Histogram()
+        self._sums: Array = np.zeros(1)
+        self._rows = 0
+        self._waiting: list[Array] = []
+        self._count = 0
+        self._low, self._high = np.inf, -np.inf
+
+    def add(self, sample: Array, low: float, high: float) -> None:
+        if sample.size == 0:
+            return
+        others = tuple(axis for axis in range(sample.ndim) if axis != 1)
+        self._sums = self._sums + sample.sum(axis=others, dtype=np.float64)
+        self._rows += sample.size // (sample.shape[1] if sample.ndim > 1 else 1)
+        self._waiting.append(sample.reshape(-1))
+        self._count += sample.size
+        self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)  # these keep NaN
+        if self._count >= _PENDING:
+            self.flush()
+
+    def finish(self) -> Statistics:
+        self.flush()
+        return Statistics(self.histogram, self._sums / max(self._rows, 1))
+
+    def flush(self) -> None:
+        if self._count:
+            self.histogram.add(np.concatenate(self._waiting), float(self._low), float(self._high))
+        self._waiting, self._count = [], 0
+        self._low, self._high = np.inf, -np.inf
 
 
 def collect(
@@ -27,12 +74,12 @@ def collect(
     names: Iterable[str],
     data: Dataset,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> dict[str, Histogram]:
-    """Run `model` over `data` once and histogram the named float tensors of its main graph, by name.
+) -> dict[str, Statistics]:
+    """Run `model` over `data` once and gather the statistics of the named float32 tensors of its main graph, by name.
 
-    Of a tensor with many values per image the same evenly spread positions are binned in each image, so the result does
-    not depend on the batch size. `progress` is told the images done and their number. Tensors that are no floats
-    (integers, sequences) are left out of the result.
+    Of a large feature map the same grid of pixels is binned in each image, so the result does not depend on the batch
+    size. `progress` is told the images done and their number. Tensors of other types, and those that held no finite
+    number, are left out of the result. Nothing of `model` is changed.
 
     Raises:
         ModelError: onnxruntime cannot run the model, or makes no tensor of such a name.
@@ -40,46 +87,36 @@ def collect(
     """
     from lpcc.runtime import Session, with_outputs
 
-    wanted = list(dict.fromkeys(names))
     inputs = {info.name for info in model.graph.input}
+    wanted = list(dict.fromkeys(names))
     made = [name for name in wanted if name not in inputs]
-    session = Session(with_outputs(model, made))
-    found = {name: Histogram() for name in wanted}
-    size = 1
     done, total = 0, len(data)
     first = next(iter(data.head(1).batches(1)), None)
-    if first is not None:
-        sizes = [_count(value) for value in session.run(first.feeds, made).values()]
-        size = max(1, min(32, _BATCH_VALUES // max(1, sum(sizes)) * first.rows))
-    for batch in data.batches(size):
-        values = session.run(batch.feeds, made)
-        for name in wanted:
-            value = values[name] if name in values else batch.feeds.get(name)
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-                _add(found[name], batch.valid(value), batch.count)
+    if first is None or not wanted:
+        return {}
+    values = {**first.feeds, **Session(with_outputs(model, made)).run(first.feeds, made)}
+    shapes = {
+        name: (1, *value.shape[1:])
+        for name in wanted
+        if isinstance(value := values[name], np.ndarray) and value.dtype == np.float32 and value.size
+    }
+    per_sample = int(np.clip(_WANTED // total, *_PER_SAMPLE))
+    probed = with_outputs(model, ())  # a copy
+    probes = attach(probed, {name: shape for name, shape in shapes.items() if name not in inputs}, per_sample)
+    outputs = [name for probe in probes.values() for name in probe.outputs]
+    session = Session(with_outputs(probed, outputs))
+    streams = {name: _Stream() for name in shapes}
+    values_per_sample = sum(int(np.prod(shape)) for shape in shapes.values())
+    for batch in data.batches(max(1, min(32, _BATCH_VALUES // max(1, values_per_sample)))):
+        found = session.run(batch.feeds, outputs)
+        for name, stream in streams.items():
+            sample, low, high = probes[name].read(found) if name in probes else _whole(batch.feeds[name])
+            stream.add(batch.valid(sample), low, high)
         done += batch.count
         progress(done, total)
-    return {name: histogram for name, histogram in found.items() if histogram.low <= histogram.high}
+    statistics = {name: stream.finish() for name, stream in streams.items()}
+    return {name: found for name, found in statistics.items() if found.histogram.low <= found.histogram.high}
 
 
-def _count(value: object) -> int:
-    return value.size if isinstance(value, np.ndarray) else 0
-
-
-def _add(histogram: Histogram, value: Array, count: int) -> None:
-    """Bin evenly spread positions of each sample; `count` is the number of samples."""
-    if value.size == 0:
-        return
-    if value.dtype != np.float32:
-        value = value.astype(np.float32)
-    rows = value.reshape(count if value.ndim and len(value) == count else 1, -1)
-    low, high = float(rows.min()), float(rows.max())
-    histogram.add(rows[:, :: stride(rows.shape[1], value.shape[-1] if value.ndim else 1)], low, high)
-
-
-def stride(values: int, row: int) -> int:
-    """Step between the binned positions of a sample: no common divisor with the row length, to visit all columns."""
-    step = -(-values // SAMPLED)
-    while step > 1 and math.gcd(step, row) > 1:
-        step += 1
-    return step
+def _whole(value: Array) -> tuple[Array, float, float]:
+    return value, float(value.min()), float(value.max())

@@ -14,14 +14,17 @@ from lpcc.calibrate.histograms import HALF, Array, Histogram
 Method = Literal["minmax", "percentile", "entropy", "mse"]
 Interval = tuple[float, float]
 
-_CANDIDATES = 128
+_CANDIDATES = 100
+_FINE = 1024
 
 
-def choose(histogram: Histogram, method: Method, percentile: float = 99.99, levels: int = 256) -> Interval:
+def choose(
+    histogram: Histogram, method: Method, *, percentile: float = 99.99, power: float = 2.0, levels: int = 256
+) -> Interval:
     """The range to be quantised to `levels` steps.
 
-    `percentile` is used by the method of that name alone: the share of values, in percent, that lies below the upper
-    end, and above the lower end.
+    `percentile` is for the method of that name: the share of values, in percent, that lies below the upper end, and
+    above the lower end. `power` is for ``mse``: the power of the error that is summed up; a higher one clips less.
     """
     low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
     if method == "minmax" or histogram.exponent is None or not low < high:
@@ -31,7 +34,7 @@ def choose(histogram: Histogram, method: Method, percentile: float = 99.99, leve
     elif method == "entropy":
         found = _entropy(histogram, low, high, levels)
     else:
-        found = _squared_error(histogram, low, high, levels)
+        found = _least_error(histogram, low, high, levels, power)
     inside = max(found[0], low), min(found[1], high)
     return inside if inside[0] < inside[1] else (low, high)
 
@@ -48,38 +51,39 @@ def _percentile(histogram: Histogram, percentile: float) -> Interval:
     return min(float(edges[first]), 0.0), max(float(edges[last]), 0.0)
 
 
-def _candidates(low: float, high: float) -> tuple[Array, Array]:
-    """Lower and upper ends to try, all pairs: shares of the extremes, finer towards small ones."""
-    shares = np.geomspace(1.0, 1 / 64, _CANDIDATES)
-    lows = np.array([0.0]) if low == 0 else low * shares
-    highs = np.array([0.0]) if high == 0 else high * shares
-    return lows, highs
+def _least_error(histogram: Histogram, low: float, high: float, levels: int, power: float) -> Interval:
+    """The range with the least sum of ``|x - quantised(x)| ** power``: 2 is the mean squared error.
 
-
-def _squared_error(histogram: Histogram, low: float, high: float, levels: int) -> Interval:
-    """The range with the least mean squared error of quantisation.
-
-    Rounding costs ``step^2 / 12`` for each value inside that is not zero, clipping the squared distance to the end.
-    Sums over the values beyond an end come from running sums of 1, x and x^2, so that all pairs are tried at once.
+    Rounding costs ``(step / 2)^p / (p + 1)`` on average for each value inside that is not zero, clipping the distance
+    to the end to the power of p. All pairs of a lower and an upper end are tried, as shares of the extremes.
     """
-    x, n = histogram.centres, histogram.counts.astype(np.float64)
-    lows, highs = _candidates(low, high)
-    below, outside_low = _clipped(-x[::-1], n[::-1], -lows)
-    above, outside_high = _clipped(x, n, highs)
+    occupied = np.flatnonzero(histogram.counts)
+    x, n = _coarse(histogram.centres[occupied[0] : occupied[-1] + 1], histogram.counts[occupied[0] : occupied[-1] + 1])
+    shares = np.geomspace(1.0, 1 / 64, _CANDIDATES)
+    lows = low * shares if low < 0 else np.zeros(1)
+    highs = high * shares if high > 0 else np.zeros(1)
+    below, outside_low = _clipped(-x, n, -lows, power)
+    above, outside_high = _clipped(x, n, highs, power)
     step = (highs[None, :] - lows[:, None]) / (levels - 1)
     inside = n.sum() - outside_low[:, None] - outside_high[None, :]
-    error = inside * step**2 / 12 + below[:, None] + above[None, :]
-    error[step <= 0] = np.inf
+    error = inside * (step / 2) ** power / (power + 1) + below[:, None] + above[None, :]
     best = np.unravel_index(int(np.argmin(error)), error.shape)
     return float(lows[best[0]]), float(highs[best[1]])
 
 
-def _clipped(x: Array, n: Array, ends: Array) -> tuple[Array, Array]:
-    """Sum of squared distances of the values beyond each end, and their number; `x` ascending."""
-    sums = [np.concatenate([np.cumsum((n * x**power)[::-1])[::-1], [0.0]]) for power in (0, 1, 2)]
-    first = np.searchsorted(x, ends, side="right")
-    count, total, squares = (each[first] for each in sums)
-    return np.maximum(squares - 2 * ends * total + ends**2 * count, 0.0), count
+def _coarse(x: Array, n: Array) -> tuple[Array, Array]:
+    """At most `_FINE` bins: centres and counts, neighbours added up."""
+    per_bin = -(-len(x) // _FINE)
+    starts = np.arange(0, len(x), per_bin)
+    counts = np.add.reduceat(n, starts).astype(np.float64)
+    centres = np.add.reduceat(x, starts) / np.diff([*starts, len(x)])
+    return centres[counts > 0], counts[counts > 0]
+
+
+def _clipped(x: Array, n: Array, ends: Array, power: float) -> tuple[Array, Array]:
+    """For each end: sum of the distances of what lies beyond it, to the power of p, and how many values that is."""
+    beyond = np.maximum(x[None, :] - ends[:, None], 0.0)
+    return beyond**power @ n, (beyond > 0) @ n
 
 
 def _entropy(histogram: Histogram, low: float, high: float, levels: int) -> Interval:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
-from lpcc.passes.quantize.numbers import Array, Params, quantize, quantize_bias, quantize_weights
+from lpcc.passes.quantize.numbers import Array, Params, Weights, quantize, quantize_bias, quantize_weights
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement, Unit
 
@@ -31,20 +31,27 @@ class Writer:
     """
 
     def __init__(
-        self, editing: edit.Edit, placement: Placement, params: Mapping[int, Params], scheme: WeightScheme
+        self,
+        editing: edit.Edit,
+        placement: Placement,
+        params: Mapping[int, Params],
+        scheme: WeightScheme,
+        means: Mapping[str, Array],
     ) -> None:
         self._edit = editing
         self._placement = placement
         self._params = params
         self._scheme = scheme
+        self._means = means  # by name of a measured tensor: mean of each channel
         self._integers: dict[int, gs.Tensor] = {}  # by id of a tensor: its integers
         self._constants: dict[int, tuple[gs.Constant, gs.Constant]] = {}  # by id of a leader: scale and zero point
-        self._weights: dict[tuple[int, bytes], tuple[gs.Constant, gs.Constant, gs.Constant]] = {}
+        self._weights: dict[tuple[int, bytes], tuple[gs.Constant, list[gs.Constant]]] = {}
 
     def write(self) -> None:
         """Rewrite the graph. Constants that nothing reads any more are gone from the model by themselves."""
         units = self._placement.units
         reads = [(unit, index, unit.node.inputs[index]) for unit in units for index in unit.operation.operands]
+        means = {id(unit.node): self._input_means(unit) for unit in units if unit.role is Role.CONTRACT}
         own = {(id(unit.node), index) for unit, index, _ in reads}
         for unit in units:
             for index, tensor in enumerate((unit.tail or unit.node).outputs):
@@ -59,7 +66,7 @@ class Writer:
             else:
                 self._edit.replace_input(unit.node, index, self._dequantized(tensor))
             if unit.role is Role.CONTRACT:
-                self._contract(unit.node, self._params_of(tensor))
+                self._contract(unit.node, self._params_of(tensor), means[id(unit.node)])
 
     def _has_float_reader(self, tensor: gs.Tensor, own: set[tuple[int, int]]) -> bool:
         return self._edit.is_output(tensor) or any(
@@ -119,35 +126,71 @@ class Writer:
         integer = quantize(np.asarray(value), self._params_of(tensor))
         self._edit.replace_input(node, 2, self._edit.constant(f"{tensor.name}_padding", integer))
 
-    def _contract(self, node: gs.Node, operand: Params) -> None:
+    def _contract(self, node: gs.Node, operand: Params, means: Array | None) -> None:
         """Give a Conv, Gemm or MatMul integer weights and an int32 bias."""
         weight = node.inputs[1]
         values, bias, axis = contraction(node)
         quantized = quantize_weights(
             values, axis if self._scheme.per_channel else None, self._scheme.largest, bias, float(operand.scale)
         )
-        key = (id(weight), quantized.scales.tobytes())
-        if key not in self._weights:
-            self._weights[key] = (
-                self._edit.constant(f"{weight.name}_quantized", quantized.integers),
-                self._edit.constant(f"{weight.name}_scale", quantized.scales),
-                self._edit.constant(f"{weight.name}_zero_point", np.zeros(quantized.scales.shape, dtype=np.int8)),
-            )
         attrs = {} if quantized.axis is None else {"axis": quantized.axis}
         result = self._edit.fresh(f"{weight.name}_dequantized", np.dtype(np.float32), weight.shape)
-        self._edit.add("DequantizeLinear", self._weights[key], [result], attrs, name=result.name)
+        self._edit.add("DequantizeLinear", self._weight_constants(weight, quantized), [result], attrs, name=result.name)
         self._edit.replace_input(node, 1, result)
         for name in ("alpha", "beta"):
             node.attrs.pop(name, None)
+        if means is not None and edit.op(node) != "MatMul":
+            groups = int(edit.attr(node, "group", 1))
+            error = np.moveaxis(quantized.values - values, axis, 0)
+            bias = (0.0 if bias is None else bias) - mean_shift(error, means, groups)
         if bias is None:
             return
         integers, scales = quantize_bias(bias, operand.scale, quantized)
-        hint = node.inputs[2].name
-        result = self._edit.fresh(f"{hint}_dequantized", np.dtype(np.float32), bias.shape)
+        old = edit.inp(node, 2)
+        hint = f"{weight.name}_bias" if old is None else old.name
         constants = [self._edit.constant(f"{hint}_quantized", integers), self._edit.constant(f"{hint}_scale", scales)]
+        result = self._edit.fresh(f"{hint}_dequantized", np.dtype(np.float32), bias.shape)
         attrs = {} if quantized.axis is None else {"axis": 0}
         self._edit.add("DequantizeLinear", constants, [result], attrs, name=result.name)
         self._edit.replace_input(node, 2, result)
+
+    def _weight_constants(self, weight: gs.Constant, quantized: Weights) -> list[gs.Constant]:
+        """Integers, scales and zero points; one set for all nodes that share the weights and their scales."""
+        key = (id(weight), quantized.scales.tobytes())
+        if key not in self._weights:
+            constants = [
+                self._edit.constant(f"{weight.name}_quantized", quantized.integers),
+                self._edit.constant(f"{weight.name}_scale", quantized.scales),
+                self._edit.constant(f"{weight.name}_zero_point", np.zeros(quantized.scales.shape, dtype=np.int8)),
+            ]
+            self._weights[key] = (weight, constants)  # holds the weights, so that no id is given out twice
+        return self._weights[key][1]
+
+    def _input_means(self, unit: Unit) -> Array | None:
+        """Mean of each channel that a contraction reads; None where that is unknown."""
+        node = unit.node
+        tensor = node.inputs[0]
+        while tensor.name not in self._means:
+            maker = self._edit.producer(tensor)
+            if maker is None or edit.op(maker) not in ("Flatten", "Reshape", "Squeeze", "Identity"):
+                return None
+            tensor = maker.inputs[0]
+        means = self._means[tensor.name]
+        values, _, axis = contraction(node)
+        channels = values.shape[1 - axis] * int(edit.attr(node, "group", 1))
+        return means if len(means) == channels else None
+
+
+def mean_shift(error: Array, means: Array, groups: int) -> Array:
+    """How far an error of the weights moves the mean of each output channel: ``sum over inputs of error * mean``.
+
+    `error` is (outputs, inputs per group, ...), `means` (inputs,). The border, where a convolution sees padding, is not
+    taken into account. Analytic bias correction as in Nagel et al., Data-free quantization through weight equalization and
+    bias correction (2019), section 4.2, for the part that the weights cause.
+    """
+    summed = error.reshape(groups, error.shape[0] // groups, error.shape[1], -1).sum(axis=3)
+    shift: Array = np.einsum("goi,gi->go", summed, means.reshape(groups, -1)).reshape(-1)
+    return shift
 
 
 def contraction(node: gs.Node) -> tuple[Array, Array | None, int]:

@@ -54,7 +54,8 @@ def quantize(values: Array, params: Params) -> Array:
     """Integers of `values`: rounded half to even, as QuantizeLinear does, and clipped."""
     info = np.iinfo(params.dtype)
     integers = np.rint(np.asarray(values, dtype=np.float32) / params.scale) + params.zero_point
-    return np.clip(integers, info.min, info.max).astype(params.dtype)
+    result: Array = np.clip(integers, info.min, info.max).astype(params.dtype)
+    return result
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,13 @@ class Weights:
     integers: Array
     scales: Array
     axis: int | None
+
+    @property
+    def values(self) -> Array:
+        """The numbers that the integers stand for, float64."""
+        shape = [-1 if i == self.axis else 1 for i in range(self.integers.ndim)] if self.axis is not None else []
+        result: Array = self.integers * self.scales.astype(np.float64).reshape(shape)
+        return result
 
 
 def quantize_weights(

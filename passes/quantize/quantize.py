@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -10,12 +11,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
-from lpcc.calibrate import Histogram, Method, choose, collect
-from lpcc.graph import to_proto
-from lpcc.passes.quantize.emit import Writer, WeightScheme
-from lpcc.passes.quantize.numbers import Params, activation_params
+from lpcc.calibrate import Histogram, Statistics, choose, collect
+from lpcc.graph import clone, to_proto
+from lpcc.passes.quantize.emit import WeightScheme, Writer
+from lpcc.passes.quantize.numbers import activation_params
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement, Planner
+from lpcc.passes.quantize.search import Powers, search
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 
 _OPSET = 13  # the first in which DequantizeLinear has an axis
@@ -23,18 +25,41 @@ _OPSET = 13  # the first in which DequantizeLinear has an axis
 
 @dataclass(frozen=True)
 class Quantize(Pass):
-    """Static int8: activations and weights as integers, scales in QuantizeLinear and DequantizeLinear nodes."""
+    """Static int8: activations and weights as integers, scales in QuantizeLinear and DequantizeLinear nodes.
+
+    A number x is kept as ``q = clip(round(x / scale) + zero_point)``: activations in 8 bits with a scale and a zero
+    point per tensor, weights in symmetric int8 with a scale per output channel, biases in int32 with the product of the
+    two scales. The Q/DQ nodes stand where onnxruntime takes them into its integer kernels: behind the activation of a
+    convolution (whose clipping the range then does), around residual sums, pooling, concatenation and what only moves
+    data, which shares the scale of its input. Jacob et al., Quantization and training of neural networks for efficient
+    integer-arithmetic-only inference (2018).
+
+    Ranges come from one streaming run over the calibration images (`lpcc.calibrate`): extremes (``minmax``), a share of
+    the values (``percentile``), the least divergence (``entropy``), the least squared error (``mse``), or the least
+    error to a power that is itself chosen by the outputs of the quantised network on those images (``auto``).
+
+    Left alone, each with its reason: layers named in `skip`; layers whose weights are not constant, not float32 or not
+    finite; operators without an integer kernel (transposed and 3-D convolutions); what is not between integer kernels,
+    where converting would cost more than it saves; bodies of If, Loop and Scan. The whole model is left alone if its
+    opset is below 13, if it is quantised already, or if the target has no int8 kernels.
+    """
 
     name: ClassVar[str] = "quantize"
     fidelity: ClassVar[Fidelity] = Fidelity.APPROXIMATE
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION, Need.TARGET})
 
     scheme: Literal["target", "u8s8", "s8s8"] = "target"
-    ranges: Method = "mse"
+    """Types of activations and weights; by default what the target's runtime is fast with."""
+    ranges: Literal["auto", "minmax", "percentile", "entropy", "mse"] = "auto"
+    """How the range of an activation is chosen."""
     percentile: Annotated[float, Range(50, 100)] = 99.99
+    """Share of the values, in percent, that lies below the upper end of a range (and above the lower)."""
     per_channel: bool | None = None
+    """Whether weights have a scale for each output channel; by default as the target says."""
     reduce_range: bool | None = None
+    """Whether weights use 7 bits, so that 16-bit sums do not saturate; by default as the target says."""
     skip: tuple[str, ...] = ()
+    """Names of layers to be kept in float."""
 
     def run(self, graph: gs.Graph, ctx: Context) -> Changes:
         """Quantise the main graph; see the class."""
@@ -44,26 +69,14 @@ class Quantize(Pass):
         if reason is not None or scheme is None:
             changes.refuse(graph.name or "graph", reason or "")
             return changes
-        activations, weights = scheme
         placement = Planner(graph, frozenset(self.skip), changes).place()
         if not placement.units:
             changes.refuse(graph.name or "graph", "no operator in it has an integer kernel")
             return changes
-        found = self._statistics(graph, ctx, placement)
-        params = {}
-        for key, group in placement.measured.items():
-            low, high = self._range([found[t.name] for t in group if t.name in found])
-            least, most = placement.bounds.get(key, (-np.inf, np.inf))
-            params[key] = activation_params(max(low, least), min(high, most), activations)
-        with edit.Edit(graph) as editing:
-            Writer(editing, placement, params, weights).write()
+        self._write(graph, ctx, placement, scheme)
         for unit in placement.units:
-            word = (
-                f"{edit.op(unit.node)} in int8"
-                if unit.role is not Role.INTEGER
-                else f"{edit.op(unit.node)} on integers"
-            )
-            changes.done(unit.node, word)
+            where = "on integers" if unit.role is Role.INTEGER else "in int8"
+            changes.done(unit.node, f"{edit.op(unit.node)} {where}")
         return changes
 
     def _scheme(self, ctx: Context) -> tuple[np.dtype, WeightScheme] | None:
@@ -77,20 +90,58 @@ class Quantize(Pass):
         kinds = {"u8": np.dtype(np.uint8), "s8": np.dtype(np.int8)}
         return kinds[activations], WeightScheme(63 if reduce_range else 127, per_channel)
 
-    def _statistics(self, graph: gs.Graph, ctx: Context, placement: Placement) -> dict[str, Histogram]:
-        """What the tensors hold on the calibration images, from one run that serves every later call as well."""
-        data = ctx.calibration
-        model = to_proto(graph)
-        key = hashlib.blake2b(model.SerializeToString(deterministic=True)).hexdigest()
-        cache: dict[str, Histogram] = ctx.keep(f"quantize: histograms of {key}", dict)
-        missing = [t.name for t in placement.tensors() if t.name not in cache]
-        if missing and data is not None:
-            cache.update(collect(model, missing, data, lambda done, total: ctx.progress("calibrate", done, total)))
-        return cache
+    def _write(
+        self, graph: gs.Graph, ctx: Context, placement: Placement, scheme: tuple[np.dtype, WeightScheme]
+    ) -> None:
+        """Find the ranges and rewrite the graph.
 
-    def _range(self, histograms: list[Histogram]) -> tuple[float, float]:
-        ranges = [choose(histogram, self.ranges, self.percentile) for histogram in histograms]
-        return min((low for low, _ in ranges), default=0.0), max((high for _, high in ranges), default=0.0)
+        The statistics and the search are kept, for the same graph to be quantised again with other layers skipped.
+        """
+        data = ctx.calibration
+        if data is None:
+            return
+        model = to_proto(graph)
+        digest = hashlib.blake2b(model.SerializeToString(deterministic=True)).hexdigest()
+        found: dict[str, Statistics] = ctx.keep(f"quantize: statistics of {digest}", dict)
+        missing = [t.name for t in placement.tensors() if t.name not in found]
+        if missing:
+            found.update(collect(model, missing, data, lambda done, total: ctx.progress("calibrate", done, total)))
+
+        def attempt(powers: Powers) -> gs.Graph:
+            trial = clone(graph)
+            self._emit(trial, Planner(trial, frozenset(self.skip), Changes()).place(), scheme, found, powers)
+            return trial
+
+        powers = Powers()
+        if self.ranges == "auto":
+            key = f"quantize: powers for {digest} {scheme}"
+            powers = ctx.keep(key, lambda: search(model, lambda tried: to_proto(attempt(tried)), data))
+        self._emit(graph, placement, scheme, found, powers)
+
+    def _emit(
+        self,
+        graph: gs.Graph,
+        placement: Placement,
+        scheme: tuple[np.dtype, WeightScheme],
+        found: Mapping[str, Statistics],
+        powers: Powers,
+    ) -> None:
+        activations, weights = scheme
+        params = {}
+        for key, group in placement.measured.items():
+            ranges = [self._range(found[t.name].histogram, powers) for t in group if t.name in found]
+            low = min((low for low, _ in ranges), default=0.0)
+            high = max((high for _, high in ranges), default=0.0)
+            least, most = placement.bounds.get(key, (-np.inf, np.inf))
+            params[key] = activation_params(max(low, least), min(high, most), activations)
+        with edit.Edit(graph) as editing:
+            means = {name: statistics.channel_means for name, statistics in found.items()}
+            Writer(editing, placement, params, weights, means).write()
+
+    def _range(self, histogram: Histogram, powers: Powers) -> tuple[float, float]:
+        if self.ranges == "auto":
+            return choose(histogram, "mse", power=powers.signed if histogram.low < 0 else powers.positive)
+        return choose(histogram, self.ranges, percentile=self.percentile)
 
 
 def _target(ctx: Context) -> str:
@@ -102,6 +153,9 @@ def _refusal(graph: gs.Graph) -> str | None:
     if graph.opset < _OPSET:
         return f"opset {graph.opset} is too old for int8 weights per channel: run `raise-opset` first"
     for node in graph.nodes:
-        if edit.op(node).rpartition("::")[2] in ("QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"):
+        if edit.op(node).rpartition("::")[2] in _QUANTIZED:
             return "the model is quantised already"
     return None
+
+
+_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"})

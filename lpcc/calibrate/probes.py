@@ -1,0 +1,100 @@
+"""Nodes added to a model that shrink its tensors where they are made, so that little has to leave the runtime.
+
+Copying every tensor of a network out takes longer than the network itself. Feature maps (four dimensions) are therefore
+reduced in the model: by a global max pooling, by a pooling with a window of one and a stride, which picks a grid of
+pixels, and by a minimum where it is not known to be zero. onnxruntime runs the poolings in the channel-blocked layout
+of its convolutions, so that the tensors need not even be converted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from lpcc.calibrate.histograms import Array
+
+if TYPE_CHECKING:
+    import onnx
+
+_GRID = 3
+"""Least number of rows and of columns of the grid: a single pixel would be a corner, where convolutions see padding."""
+
+_FROM_ZERO = {"Relu", "Sigmoid", "HardSigmoid", "Softmax"}
+
+
+@dataclass(frozen=True)
+class Probe:
+    """The outputs that tell about one tensor: its values or some of them, and where there are more, its extremes."""
+
+    sample: str
+    low: str | None = None
+    """Output with the minimum."""
+    high: str | None = None
+    """Output with maxima, the greatest of which is the tensor's."""
+    from_zero: bool = False
+    """The minimum is taken to be zero, which is what the tensor's maker limits it to."""
+
+    @property
+    def outputs(self) -> list[str]:
+        """Names of the outputs."""
+        return [name for name in (self.sample, self.low, self.high) if name is not None]
+
+    def read(self, values: Mapping[str, Array]) -> tuple[Array, float, float]:
+        """The sample with the least and the greatest value of the tensor."""
+        sample = values[self.sample]
+        if self.high is None:
+            return sample, float(sample.min()), float(sample.max())
+        low = 0.0 if self.low is None else float(values[self.low].min())
+        return sample, low, float(values[self.high].max())
+
+
+def attach(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], wanted: int) -> dict[str, Probe]:
+    """Add probes to the main graph of `model` for the tensors in `shapes`, which are those of one sample.
+
+    A feature map with more than `wanted` values is sampled, so that about that many are left of each sample.
+    """
+    from onnx import helper
+
+    makers = {name: node for node in model.graph.node for name in node.output}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    probes = {}
+    for name, shape in shapes.items():
+        if len(shape) != 4 or int(np.prod(shape[1:])) <= wanted:
+            probes[name] = Probe(name)
+            continue
+        steps = _steps(shape, wanted)
+        probe = Probe(
+            sample=f"{name}/sample",
+            low=None if _is_from_zero(makers.get(name), constants) else f"{name}/low",
+            high=f"{name}/high",
+        )
+        model.graph.node.append(
+            helper.make_node("MaxPool", [name], [probe.sample], kernel_shape=[1, 1], strides=list(steps))
+        )
+        model.graph.node.append(helper.make_node("GlobalMaxPool", [name], [str(probe.high)]))
+        if probe.low is not None:
+            model.graph.node.append(helper.make_node("ReduceMin", [name], [probe.low], keepdims=0))
+        probes[name] = probe
+    return probes
+
+
+def _steps(shape: tuple[int, ...], wanted: int) -> tuple[int, int]:
+    """Strides over height and width that leave about `wanted` values, and `_GRID` in each direction where there are."""
+    _, channels, height, width = shape
+    share = (channels * height * width / wanted) ** 0.5
+    return tuple(max(1, min(int(np.ceil(share)), (size - 1) // (_GRID - 1))) for size in (height, width))  # type: ignore[return-value]
+
+
+def _is_from_zero(node: onnx.NodeProto | None, constants: Mapping[str, onnx.TensorProto]) -> bool:
+    from onnx import numpy_helper
+
+    if node is None or node.domain not in ("", "ai.onnx"):
+        return False
+    if node.op_type != "Clip":
+        return node.op_type in _FROM_ZERO
+    if len(node.input) < 2 or node.input[1] not in constants:
+        return False
+    return bool(numpy_helper.to_array(constants[node.input[1]]) == 0)
