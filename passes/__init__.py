@@ -66,10 +66,12 @@ BUILTIN: Final[tuple[type[Pass], ...]] = (
 """All of them, in the order in which `lpcc passes` lists them."""
 
 NAMED: Final[dict[str, str]] = {
-    # Shapes come before and after the constants: a size may depend on a folded value, and the reverse.
+    # Shapes come before and after the constants: a size may depend on a folded value, and the reverse. Dead readers go
+    # before the patterns, which ask for a single one. A hard sigmoid is looked for before its constants are folded.
     "exact": (
         "freeze-inputs,lift-constants,raise-opset,fold-constants,resolve-shapes,fold-constants,resolve-shapes,"
-        "remove-noops,merge-pad,fold-bn,fold-affine,fuse-matmul-add,dce,cse,dce"
+        "remove-noops,dce,merge-pad,recognise-layer-norm,recognise-activations,fuse-matmul-add,fold-bn,fold-affine,"
+        "recognise-channel-shuffle,dce,cse,dce"
     ),
 }
 """Pipelines with a name of their own."""
