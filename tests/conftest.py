@@ -14,6 +14,8 @@ import pytest
 
 Array = np.ndarray[Any, Any]
 
+pytest_plugins = ["lpcc.testing.plugin"]  # the option --update-golden and the fixture `golden`
+
 
 @dataclass(frozen=True)
 class Zoo:
