@@ -143,7 +143,7 @@ def _grid_sample(_e: edit.Edit, node: gs.Node, _found: ShapeValues) -> None:
 
 
 _COMPATIBLE: Final = """
-    8: Max Mean Min Sum MaxPool
+    8: Max MaxPool Mean Min Sum
     9: Cast Constant Flatten Gemm Greater Less MatMul PRelu
     10: AveragePool Dropout MaxPool
     11: ArgMax ArgMin AveragePool Compress Concat Constant Conv ConvTranspose DepthToSpace Equal Flatten Gather Gemm
@@ -152,19 +152,20 @@ _COMPATIBLE: Final = """
         Squeeze TopK Unsqueeze
     12: ArgMax ArgMin Clip Constant GatherND Max MaxPool Min Pow ReduceMax ReduceMin
     13: Abs Add ArgMax ArgMin Cast Ceil Clip Concat Constant DepthToSpace DequantizeLinear Div Dropout Equal Erf Exp
-        Expand Flatten Floor Gather GatherElements GatherND Gemm Greater Identity If IsNaN LRN Less Log Loop MatMul Max
-        Mean MeanVarianceNormalization Min Mod Mul Neg NonZero Pad Pow QuantizeLinear Reciprocal ReduceL1 ReduceL2
-        ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSumSquare Relu Reshape Resize
-        ScatterElements ScatterND Shape Sigmoid Sign Size Slice SpaceToDepth Sqrt Sub Sum Tanh Tile Transpose
-    14: Add CumSum Div GRU Identity LSTM Mul RNN Relu Reshape Sub BatchNormalization
+        Expand Flatten Floor Gather GatherElements GatherND Gemm Greater Identity If IsNaN LRN Less Log Loop MatMul
+        Max Mean Min Mod Mul Neg NegativeLogLikelihoodLoss NonZero Pad Pow QuantizeLinear Reciprocal ReduceL1
+        ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSumSquare Relu Reshape
+        Resize ScatterElements ScatterND Shape Sigmoid Sign Size Slice SoftmaxCrossEntropyLoss SpaceToDepth Sqrt Sub
+        Sum Tanh Tile Transpose
+    14: Add BatchNormalization CumSum Div GRU Identity LSTM Mul RNN Relu Reshape Sub
     15: BatchNormalization Pow Shape
     16: GreaterOrEqual Identity If LeakyRelu LessOrEqual Loop PRelu Scan ScatterElements ScatterND Where
-    18: LpPool Pad Resize ScatterElements ScatterND
-    19: AveragePool Cast Constant DequantizeLinear Equal Identity If Loop Pad QuantizeLinear Reshape Resize Scan Shape
-        Size
+    18: LpPool OptionalGetElement OptionalHasElement Pad Resize ScatterElements ScatterND
+    19: AveragePool Cast CastLike Constant DequantizeLinear Equal Identity If Loop Pad QuantizeLinear Reshape Resize
+        Scan Shape Size
     20: ConstantOfShape IsInf IsNaN ReduceMax ReduceMin
-    21: Cast Constant ConstantOfShape DequantizeLinear Flatten Identity If Loop Pad QuantizeLinear Reshape Scan Shape
-        Size Squeeze Transpose Unsqueeze
+    21: Cast CastLike Constant ConstantOfShape DequantizeLinear Flatten Identity If Loop Pad QLinearMatMul
+        QuantizeLinear Reshape Scan Shape Size Squeeze Transpose Unsqueeze
 """
 
 _AXES_TO_INPUT_18: Final = """ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin
