@@ -87,7 +87,7 @@ def _candidates(graph: gs.Graph, opset: int) -> list[gs.Node]:
 
 
 class _Sizes:
-    """Sizes in bytes of the results of nodes, from shape inference on these nodes alone."""
+    """Sizes in bytes of the results of nodes, or bounds on them, from shape inference on these nodes alone."""
 
     def __init__(self, nodes: Sequence[gs.Node], root: gs.Graph) -> None:
         model = _model(nodes, [], root)
@@ -104,6 +104,10 @@ class _Sizes:
             shape = [dim for dim in typed.shape or [] if isinstance(dim, int) and dim >= 0]
             if typed.shape is not None and len(shape) == len(typed.shape) and _is_plain(typed.dtype):
                 self._found[info.name] = prod(shape) * typed.dtype.itemsize
+        for node in nodes:
+            if edit.op(node) == "NonZero" and isinstance(node.inputs[0], gs.Constant):
+                shape = node.inputs[0].shape  # all of them may be
+                self._found[node.outputs[0].name] = prod(shape) * len(shape) * np.dtype(np.int64).itemsize
 
     def of(self, tensor: gs.Tensor) -> int | None:
         """Bytes of a tensor; None where unknown, or where it holds no numbers."""
