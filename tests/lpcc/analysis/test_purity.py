@@ -6,13 +6,16 @@ import pytest
 from lpcc.analysis.purity import is_foreign, is_pure, trains
 from lpcc.graph import from_proto
 
+IF = """y = If (c) <then_branch = t () => (float[2,2] a) {a = OP (x)},
+                    else_branch = e () => (float[2,2] b) {b = Neg (x)}>"""
+
 PURE = {
     "relu": "y = Relu (x)",
     "dropout": "y = Dropout (x)",
     "dropout, told": "y = Dropout (x, ratio, no)",
     "batch norm": "y = BatchNormalization (x, v, v, v, v)",
-    "if": "y = If (c) <then_branch = t () => (float[2,2] a) {a = Relu (x)}, else_branch = e () => (float[2,2] b) {b = Neg (x)}>",
-}  # fmt: skip
+    "if": IF.replace("OP", "Relu"),
+}
 
 IMPURE = {
     "random": "y = RandomNormalLike (x)",
@@ -21,8 +24,8 @@ IMPURE = {
     "perhaps training": "y = Dropout (x, ratio, c)",
     "batch norm": "y, m, w = BatchNormalization <training_mode = 1> (x, v, v, v, v)",
     "foreign": "y = other.Relu (x)",
-    "inside": "y = If (c) <then_branch = t () => (float[2,2] a) {a = RandomNormalLike (x)}, else_branch = e () => (float[2,2] b) {b = Neg (x)}>",  # noqa: E501
-}  # fmt: skip
+    "inside": IF.replace("OP", "RandomNormalLike"),
+}
 
 
 def node(body):
