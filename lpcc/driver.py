@@ -8,40 +8,31 @@ guard, which may run them several times.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 import onnx
 
+from lpcc import edit
 from lpcc.door import files
 from lpcc.errors import ModelError
-from lpcc.graph import clone, from_proto, load, to_proto
-from lpcc.pipeline import Context, Fidelity, Need, Pass, Pipeline
+from lpcc.job import Images, Job, Model, open_job
+from lpcc.pipeline import Context, Need, Pass, Pipeline
 from lpcc.pipeline.exactness import check_exact
 from lpcc.pipeline.guard import Judgement, Outcome, Returned, run_guarded
 from lpcc.pipeline.hooks import Reproduce
 from lpcc.pipeline.judge import Budget, ImageJudge
 from lpcc.pipeline.pays import Race, race
-from lpcc.pipeline.runner import Hook, Record, check_needs, run_pipeline
+from lpcc.pipeline.runner import Hook, Record, run_pipeline
+from lpcc.pipeline.variant import Variant
 from lpcc.report.build import build_report
 from lpcc.report.model import Kept, Report
 from lpcc.target import Target
 
-if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
-    from lpcc.data import Dataset
-    from lpcc.runtime import Session
-
 Progress = Callable[[str, int, int], None]
 
-_SYNTHETIC_IMAGES = 64
-_CHECKED_SAMPLES = 2
 _PLANNED_SAMPLES = 8
 
 
@@ -65,55 +56,11 @@ class Result:
         files.write(self.model, path)
 
 
-@dataclass
-class Job:
-    """One compilation under way: what was asked for, and what is known so far."""
-
-    name: str
-    source: Path | None
-    original: onnx.ModelProto
-    file_bytes: int
-    graph: gs.Graph
-    target: Target
-    pipeline: Pipeline
-    ctx: Context
-    budget: Budget
-    reference: Session | None
-    hooks: Sequence[Hook] = ()
-    notes: list[str] = field(default_factory=list)
-    started: float = field(default_factory=time.perf_counter)
-
-    @property
-    def exact_passes(self) -> list[Pass]:
-        """The exact passes that the pipeline starts with."""
-        return list(takewhile(lambda item: item.fidelity is Fidelity.EXACT, self.pipeline))
-
-    @property
-    def guarded_passes(self) -> list[Pass]:
-        """The first approximate pass and all after it."""
-        return list(self.pipeline)[len(self.exact_passes) :]
-
-    def samples(self) -> Dataset:
-        """Images to run the model on: the calibration ones, else made-up ones of the right types and shapes."""
-        from lpcc.data import Dataset
-
-        if self.ctx.calibration is not None:
-            return self.ctx.calibration
-        inputs = () if self.reference is None else self.reference.inputs
-        return Dataset.synthetic(inputs, _CHECKED_SAMPLES, self.ctx.seed)
-
-    def feeds(self) -> dict[str, np.ndarray] | None:
-        """One sample; None where the model cannot be run."""
-        if self.reference is None:
-            return None
-        return next(iter(self.samples().batches(1))).feeds
-
-
 @dataclass(frozen=True)
 class Decision:
-    """Which graph is the result, and why."""
+    """Which variant is the result, and why."""
 
-    graph: gs.Graph
+    result: Variant
     kept: Kept
     met_budget: bool
     reasons: tuple[str, ...]
@@ -122,15 +69,17 @@ class Decision:
     returned: tuple[Returned, ...] = ()
     race: Race | None = None
     """The result against the original on the target."""
+    noise: Mapping[str, float] = field(default_factory=dict)
+    """SQNR of each layer's output in dB, by the name of the layer's node."""
 
 
 def optimize(
-    model: str | Path | onnx.ModelProto | gs.Graph,
+    model: Model,
     *,
     target: str | Path | Target = "host",
     pipeline: str | Pipeline | None = None,
-    calib: str | Path | Dataset | None = None,
-    eval: str | Path | Dataset | None = None,  # noqa: A002 - the name of the command's option
+    calib: Images | None = None,
+    eval: Images | None = None,  # noqa: A002 - the name of the command's option
     preprocess: str | Path | None = None,
     metric: str | None = None,
     max_drop: float = 1.0,
@@ -154,8 +103,8 @@ def optimize(
         preprocess: TOML file that says how images become inputs.
         metric: how quality is judged with labels; ``top1`` by default.
         max_drop: how many percentage points the metric may fall, with labels.
-        min_agreement: how many percent of the samples must keep their top class, without labels (default 90).
-        min_sqnr: how many dB the outputs' SQNR must have, without labels and without classes (default 10).
+        min_agreement: how many percent of the samples must keep their top class; without labels 90 by default.
+        min_sqnr: how many dB the outputs' SQNR must have; without labels and without classes 10 by default.
         seed: of all that is random.
         output: where the caller will save the model; only named in the report.
         progress: called with a description, the steps done and the total (0 where unknown).
@@ -173,22 +122,22 @@ def optimize(
         PassError: a pass failed, or an exact one changed the outputs.
     """
     budget = Budget.of(metric, max_drop, min_agreement, min_sqnr, labelled=eval is not None)
-    job = _prepare(model, target, pipeline, calib, eval, preprocess, budget, seed, progress, hooks)
+    job = open_job(model, target, pipeline, calib, eval, preprocess, budget, _context(seed, progress))
     if reproducers is not None:
-        job.hooks = [*hooks, Reproduce(job.graph, list(job.pipeline), job.ctx, Path(reproducers))]
-    decision = _decide(job)
-    result = to_proto(decision.graph)
-    report = build_report(job, decision, result, None if output is None else str(output))
+        hooks = [*hooks, Reproduce(job.graph, list(job.pipeline), job.ctx, Path(reproducers))]
+    decision = _decide(job, hooks)
+    result = _without_inferred_types(decision.result.model, job.original.model)
+    report = build_report(job, decision, result.ByteSize(), None if output is None else str(output))
     return Result(result, report, job.source)
 
 
 def plan(
-    model: str | Path | onnx.ModelProto | gs.Graph,
+    model: Model,
     *,
     target: str | Path | Target = "host",
     pipeline: str | Pipeline | None = None,
-    calib: str | Path | Dataset | None = None,
-    eval: str | Path | Dataset | None = None,  # noqa: A002
+    calib: Images | None = None,
+    eval: Images | None = None,  # noqa: A002
     preprocess: str | Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -203,132 +152,38 @@ def plan(
     """
     del ignored
     budget = Budget.of(None, 100.0, None, None, labelled=False)
-    job = _prepare(model, target, pipeline, calib, eval, preprocess, budget, seed, progress, ())
+    job = open_job(model, target, pipeline, calib, eval, preprocess, budget, _context(seed, progress))
     if job.ctx.calibration is not None:
         job.ctx.calibration = job.ctx.calibration.head(_PLANNED_SAMPLES)
     records = run_pipeline(job.graph, job.exact_passes, job.ctx)
     records += run_pipeline(job.graph, _runnable(job), job.ctx)
     job.notes.append("a plan: nothing was judged or written")
-    decision = Decision(job.graph, "optimised", True, (), tuple(records))
-    return build_report(job, decision, to_proto(job.graph), None)
+    result = Variant(job.graph, job.target)
+    pays = race(job.original, result, None)
+    decision = Decision(result, "optimised", True, (), tuple(records), race=pays)
+    return build_report(job, decision, result.model.ByteSize(), None)
 
 
-def _prepare(
-    model: str | Path | onnx.ModelProto | gs.Graph,
-    target: str | Path | Target,
-    pipeline: str | Pipeline | None,
-    calib: str | Path | Dataset | None,
-    evaluation: str | Path | Dataset | None,
-    preprocess: str | Path | None,
-    budget: Budget,
-    seed: int,
-    progress: Progress | None,
-    hooks: Sequence[Hook],
-) -> Job:
-    """Open everything and check that the pipeline has what it needs, before any work is done."""
-    device = target if isinstance(target, Target) else Target.load(target)
-    steps = pipeline if isinstance(pipeline, Pipeline) else Pipeline.parse(pipeline or device.pipeline)
-    graph, name, source = _open(model)
-    original = to_proto(graph)
-    ctx = Context(target=device, seed=seed)
-    if progress is not None:
-        ctx.progress = progress
-    notes: list[str] = []
-    reference = _reference(original, name, notes)
-    size = original.ByteSize()
-    if source is not None:
-        size = max(size, source.stat().st_size)
-    job = Job(name, source, original, size, graph, device, steps, ctx, budget, reference, hooks, notes)
-    if reference is not None:
-        _open_data(job, reference, calib, evaluation, preprocess)
-    if job.guarded_passes and reference is not None:
-        check_needs(steps, ctx)
-    return job
+def _context(seed: int, progress: Progress | None) -> Context:
+    return Context(seed=seed) if progress is None else Context(seed=seed, progress=progress)
 
 
-def _open(model: str | Path | onnx.ModelProto | gs.Graph) -> tuple[gs.Graph, str, Path | None]:
-    """The graph, a name for it and the file that it came from."""
-    if isinstance(model, (str, Path)):
-        return load(model), str(model), Path(model)
-    if isinstance(model, onnx.ModelProto):
-        copied = onnx.ModelProto()
-        copied.CopyFrom(model)
-        return from_proto(copied), model.graph.name or "model", None
-    return clone(model), model.name or "model", None
-
-
-def _reference(original: onnx.ModelProto, name: str, notes: list[str]) -> Session | None:
-    """The original in onnxruntime without its optimisations; None if it holds operators that onnxruntime lacks.
-
-    Raises:
-        ModelError: onnxruntime refuses the model for any other reason.
-    """
-    from lpcc.runtime import Session
-
-    try:
-        return Session(original, optimise=False)
-    except ModelError as error:
-        custom = sorted({n.domain for n in original.graph.node} - {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"})
-        if not custom:
-            raise ModelError(f"{name}: {error}") from error
-        notes.append(
-            f"not verified: onnxruntime cannot run operators of the domain `{custom[0]}`; only exact passes ran"
-        )
-        return None
-
-
-def _open_data(
-    job: Job,
-    reference: Session,
-    calib: str | Path | Dataset | None,
-    evaluation: str | Path | Dataset | None,
-    preprocess: str | Path | None,
-) -> None:
-    """Open the images that the user gave; synthesise some where a pass wants images and there are none."""
-    from lpcc.data import Dataset
-
-    recipe = None if preprocess is None else Path(preprocess)
-
-    def opened(data: str | Path | Dataset, labels_needed: bool) -> Dataset:
-        if isinstance(data, Dataset):
-            return data
-        return Dataset.open(data, reference.inputs, recipe, labels_needed=labels_needed)
-
-    if calib is not None:
-        job.ctx.calibration = opened(calib, False)
-    if evaluation is not None:
-        from lpcc.quality import parse_metric
-
-        job.ctx.evaluation = opened(evaluation, parse_metric(job.budget.metric or "top1").needs_labels)
-    if any(Need.CALIBRATION in item.needs for item in job.pipeline) and calib is None:
-        from lpcc.analysis.bn_statistics import bn_statistics
-
-        job.ctx.hints = bn_statistics(job.graph)
-        if job.ctx.hints:
-            job.ctx.progress("synthesising images", 0, 0)
-            job.ctx.calibration = Dataset.synthetic(job.original, _SYNTHETIC_IMAGES, job.ctx.seed)
-            job.notes.append("not verified by real data: ranges and quality come from synthesised images; give --calib")
-        else:
-            job.ctx.calibration = Dataset.synthetic(reference.inputs, _CHECKED_SAMPLES, job.ctx.seed)
-
-
-def _decide(job: Job) -> Decision:
+def _decide(job: Job, hooks: Sequence[Hook]) -> Decision:
     """Run the pipeline and choose the result: the guarded graph, the exact graph or the original."""
-    records = tuple(run_pipeline(job.graph, job.exact_passes, job.ctx, job.hooks))
-    unchecked = check_exact(job.original, job.graph, job.reference, job.samples())
+    records = tuple(run_pipeline(job.graph, job.exact_passes, job.ctx, hooks))
+    exact = Variant(job.graph, job.target)
+    unchecked = check_exact(job.original, exact, job.reference, job.samples)
     if unchecked is not None:
         job.notes.append(f"outputs not compared: {unchecked}")
-    decision = Decision(job.graph, "optimised", True, (), records)
+    decision = Decision(exact, "optimised", True, (), records)
     passes = _runnable(job)
     if passes:
-        judge = ImageJudge(job.original, job.ctx, job.budget)
-        outcome = run_guarded(job.graph, passes, job.ctx, judge, judge.layer_noise, job.hooks)
-        decision = _after_guard(job.graph, records, outcome)
-    if decision.graph is not job.graph:
-        pays = race(job.graph, decision.graph, job.target, job.feeds())
+        decision = _guarded(job, exact, passes, hooks, records)
+    if decision.result is not exact:
+        pays = race(exact, decision.result, job.feeds())
         if pays.slower:
             reasons = (*decision.reasons, f"approximate passes taken back: {pays}")
-            decision = replace(decision, graph=job.graph, kept="partly", reasons=reasons, returned=())
+            decision = replace(decision, result=exact, kept="partly", reasons=reasons, returned=(), noise={})
     return _against_original(job, decision)
 
 
@@ -347,24 +202,46 @@ def _runnable(job: Job) -> list[Pass]:
     return passes
 
 
-def _after_guard(exact: gs.Graph, exact_records: tuple[Record, ...], outcome: Outcome) -> Decision:
+def _guarded(
+    job: Job, exact: Variant, passes: Sequence[Pass], hooks: Sequence[Hook], exact_records: tuple[Record, ...]
+) -> Decision:
+    """Run the approximate passes under the guard and say what came of it."""
+    judge = ImageJudge(job.original.model, job.ctx, job.budget)
+    first = len(job.exact_passes)
+    outcome = run_guarded(exact.graph, passes, job.ctx, judge, judge.layer_noise, hooks, first=first)
     records = (*exact_records, *outcome.records)
     judgement = outcome.judgement
     if outcome.kept:
         reasons = tuple(f"`{r.layer}` went back to float: {r.sqnr_db:.1f} dB" for r in outcome.returned)
         kept: Kept = "partly" if outcome.returned else "optimised"
-        return Decision(outcome.graph, kept, True, reasons, records, judgement, outcome.returned)
+        result = Variant(outcome.graph, job.target)
+        noise = _noise(exact, result, outcome, judge)
+        return Decision(result, kept, True, reasons, records, judgement, outcome.returned, noise=noise)
     if judgement.problem is None:
         return Decision(exact, "optimised", True, ("the approximate passes found nothing to do",), records, judgement)
     reason = f"approximate passes taken back: {judgement.problem}, whichever layers stay in float"
     return Decision(exact, "partly", False, (reason,), records, judgement)
 
 
+def _noise(exact: Variant, result: Variant, outcome: Outcome, judge: ImageJudge) -> dict[str, float]:
+    """SQNR of the layers that the approximate passes touched, by the name of the node."""
+    touched = {rewrite.node for record in outcome.records for rewrite in record.changes.rewrites}
+    made = {name for node in result.model.graph.node for name in node.output}
+    outputs = {
+        edit.label(node): node.outputs[0].name
+        for node in exact.graph.nodes
+        if edit.label(node) in touched and node.outputs[0].name in made
+    }
+    if not outputs:
+        return {}
+    noise = judge.layer_noise(exact.model, result.model, sorted(set(outputs.values())))
+    return {layer: noise[tensor] for layer, tensor in outputs.items()}
+
+
 def _against_original(job: Job, decision: Decision) -> Decision:
     """The decision, or the original where even the result is slower on the target than the model as it came."""
-    original = from_proto(job.original)
     try:
-        pays = race(original, decision.graph, job.target, job.feeds())
+        pays = race(job.original, decision.result, job.feeds())
     except ModelError as error:
         job.notes.append(f"speed not measured: {error}")
         return decision
@@ -372,4 +249,15 @@ def _against_original(job: Job, decision: Decision) -> Decision:
         return replace(decision, race=pays)
     reasons = (*decision.reasons, f"everything taken back: {pays}")
     same = replace(pays, after_ms=pays.before_ms, ratio=1.0)
-    return replace(decision, graph=original, kept="original", reasons=reasons, returned=(), race=same)
+    return replace(decision, result=job.original, kept="original", reasons=reasons, returned=(), race=same, noise={})
+
+
+def _without_inferred_types(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the types of tensors that the original did not state; runtimes infer them."""
+    stated = {info.name for info in original.graph.value_info}
+    kept = [info for info in model.graph.value_info if info.name in stated]
+    lean = onnx.ModelProto()
+    lean.CopyFrom(model)
+    del lean.graph.value_info[:]
+    lean.graph.value_info.extend(kept)
+    return lean

@@ -79,28 +79,32 @@ def run_guarded(
     judge: Judge,
     layer_noise: LayerNoise,
     hooks: Sequence[Hook] = (),
+    *,
+    first: int = 0,
 ) -> Outcome:
     """Run approximate `passes` on copies of `exact` until the result is within the budget.
+
+    `first` is the place of the first of them in the whole pipeline, for the hooks.
 
     Raises:
         UsageError: a pass needs what there is not.
         PassError: a pass crashed or broke the model.
     """
     returned: list[Returned] = []
-    first: tuple[tuple[Record, ...], Judgement] | None = None
+    attempt: tuple[tuple[Record, ...], Judgement] | None = None
     reference = to_proto(exact)
     while True:
         candidate = clone(exact)
-        records = tuple(run_pipeline(candidate, skipping(passes, [r.layer for r in returned]), ctx, hooks))
+        records = tuple(run_pipeline(candidate, skipping(passes, [r.layer for r in returned]), ctx, hooks, first=first))
         model = to_proto(candidate)
         judgement = judge(model)
-        first = first or (records, judgement)
+        attempt = attempt or (records, judgement)
         if judgement.problem is None:
             return Outcome(candidate, any(r.changes for r in records), records, judgement, tuple(returned))
         back = {r.layer for r in returned}
         worst = [r for r in _worst_layers(exact, reference, model, records, layer_noise) if r.layer not in back]
         if not worst or not any(_can_skip(item) for item in passes):
-            return Outcome(exact, False, *first, tuple(returned))
+            return Outcome(exact, False, *attempt, tuple(returned))
         step = max(1, len(returned) // 4)  # one by one at first, so that few go back; faster where many must
         returned += worst[:step]
         ctx.progress(f"{len(returned)} layers back to float", 0, 0)

@@ -112,7 +112,7 @@ class Reproduce(Hook):
         for earlier in self.passes[:index]:
             earlier.run(graph, self.ctx)
         files.write(to_proto(graph), folder / "model.onnx")
-        rest = ",".join(str(later) for later in self.passes[index:])
+        rest = ",".join(str(later) for later in [item, *self.passes[index + 1 :]])
         (folder / "pipeline.txt").write_text(rest + "\n")
         (folder / "error.txt").write_text("".join(traceback.format_exception(error)))
         self.written = folder

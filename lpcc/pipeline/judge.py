@@ -31,9 +31,10 @@ _LAYER_SAMPLES = 16
 class Budget:
     """How much worse a result may be.
 
-    `max_drop` counts in the unit of the metric, percentage points for accuracies; it holds where there are labels.
-    `min_agreement`, in percent of the samples, is the floor for models that give class scores; `min_sqnr`, in dB, the
-    floor for all others. A floor of None is not asked for.
+    `max_drop` counts in the unit of the metric, percentage points for accuracies; None without labels. `min_agreement`,
+    in percent of the samples, is a floor for models that give class scores, `min_sqnr`, in dB, one for all models. A
+    floor of None was not asked for; without labels defaults take its place: 90 % for models that give class scores,
+    10 dB for all others.
     """
 
     metric: str | None
@@ -62,12 +63,14 @@ class Budget:
             raise UsageError(f"--min-agreement takes percent between 0 and 100, not {min_agreement:g}")
         if labelled:
             return cls(metric or "top1", max_drop, min_agreement, min_sqnr)
-        return cls(
-            metric,
-            None,
-            DEFAULT_AGREEMENT if min_agreement is None else min_agreement,
-            DEFAULT_SQNR_DB if min_sqnr is None else min_sqnr,
-        )
+        return cls(metric, None, min_agreement, min_sqnr)
+
+    def floors(self, *, classes: bool) -> tuple[float | None, float | None]:
+        """The floors of agreement and SQNR for a model that gives class scores, or one that does not."""
+        agreement, sqnr = self.min_agreement if classes else None, self.min_sqnr
+        if self.max_drop is None and agreement is None and sqnr is None:
+            return (DEFAULT_AGREEMENT, None) if classes else (None, DEFAULT_SQNR_DB)
+        return agreement, sqnr
 
 
 class ImageJudge:
@@ -155,11 +158,9 @@ class ImageJudge:
         budget = self.budget
         if drop is not None and budget.max_drop is not None and not drop <= budget.max_drop:
             return f"{metric} falls by {drop:.2f} points, the budget is {budget.max_drop:g}"
-        agreement = likeness.agreement
-        if agreement is not None:
-            if budget.min_agreement is not None and not agreement >= budget.min_agreement:
-                return f"{agreement:.1f} % agree with the original, the floor is {budget.min_agreement:g} %"
-            return None
-        if budget.min_sqnr is not None and not likeness.worst_sqnr_db >= budget.min_sqnr:
-            return f"the outputs keep {likeness.worst_sqnr_db:.1f} dB, the floor is {budget.min_sqnr:g} dB"
+        least, least_db = budget.floors(classes=likeness.agreement is not None)
+        if least is not None and likeness.agreement is not None and not likeness.agreement >= least:
+            return f"{likeness.agreement:.1f} % agree with the original, the floor is {least:g} %"
+        if least_db is not None and not likeness.worst_sqnr_db >= least_db:
+            return f"the outputs keep {likeness.worst_sqnr_db:.1f} dB, the floor is {least_db:g} dB"
         return None

@@ -8,13 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lpcc.analysis.types import annotate
-from lpcc.graph import clone, to_proto
-
 if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
-
-    from lpcc.target import Target
+    from lpcc.pipeline.variant import Variant
 
 _MEASURED_SLACK = 1.03
 """Ratio up to which two measured times count as equal: the noise of a shared machine."""
@@ -42,22 +37,16 @@ class Race:
         return f"{how} {self.ratio:.2f}x the time ({self.before_ms:.3f} -> {self.after_ms:.3f} ms)"
 
 
-def race(before: gs.Graph, after: gs.Graph, target: Target, feeds: Mapping[str, np.ndarray] | None) -> Race:
-    """Time of `after` against `before` on `target`; measured where it is the host and there are `feeds` to run on.
+def race(before: Variant, after: Variant, feeds: Mapping[str, np.ndarray] | None) -> Race:
+    """Time of `after` against `before` on their target; measured where it is the host and there are `feeds` to run on.
 
     Raises:
         ModelError: a model cannot run on `feeds`.
     """
-    if target.is_host and feeds is not None:
+    if before.target.is_host and feeds is not None:
         from lpcc.runtime import Session, compare
 
-        found = compare(Session(to_proto(before)), Session(to_proto(after)), feeds, seconds=_MEASURED_SECONDS)
+        found = compare(Session(before.model), Session(after.model), feeds, seconds=_MEASURED_SECONDS)
         return Race(found.a.median_ms, found.b.median_ms, found.ratio, measured=True)
-    from lpcc.cost import CostModel
-
-    times = []
-    for graph in (before, after):
-        typed = clone(graph)
-        annotate(typed)
-        times.append(CostModel(target).estimate(typed).latency_ms)
-    return Race(times[0], times[1], times[1] / times[0] if times[0] > 0 else 1.0, measured=False)
+    a, b = before.cost.latency_ms, after.cost.latency_ms
+    return Race(a, b, b / a if a > 0 else 1.0, measured=False)

@@ -54,8 +54,10 @@ def check_needs(passes: Iterable[Pass], ctx: Context) -> None:
                 raise UsageError(f"pass `{item.name}` needs {_WANTED[need]}")
 
 
-def run_pipeline(graph: gs.Graph, passes: Iterable[Pass], ctx: Context, hooks: Sequence[Hook] = ()) -> list[Record]:
-    """Run passes in order over `graph`, in place.
+def run_pipeline(
+    graph: gs.Graph, passes: Iterable[Pass], ctx: Context, hooks: Sequence[Hook] = (), *, first: int = 0
+) -> list[Record]:
+    """Run passes in order over `graph`, in place. Hooks count the passes from `first` on.
 
     Raises:
         UsageError: a pass needs what there is not.
@@ -65,8 +67,8 @@ def run_pipeline(graph: gs.Graph, passes: Iterable[Pass], ctx: Context, hooks: S
     check_needs(passes, ctx)
     annotate(graph)
     records = []
-    for index, item in enumerate(passes):
-        ctx.progress(item.name, index, len(passes))
+    for index, item in enumerate(passes, first):
+        ctx.progress(item.name, index - first, len(passes))
         try:
             for hook in hooks:
                 hook.before(index, item, graph)

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
-import onnx
-
-from lpcc.analysis.types import annotate
-from lpcc.cost import Cost, CostModel, LayerCost
-from lpcc.graph import clone, from_proto
+from lpcc.cost import Cost, LayerCost
 from lpcc.pipeline.base import Pass
 from lpcc.pipeline.runner import Record
 from lpcc.report.figures import figures_of
@@ -19,19 +15,15 @@ from lpcc.report.model import Figures, LayerReport, PassReport, Quality, Refusal
 from lpcc.report.versions import versions
 
 if TYPE_CHECKING:
-    import onnx_graphsurgeon as gs
+    from lpcc.driver import Decision
+    from lpcc.job import Job
 
-    from lpcc.driver import Decision, Job
 
-
-def build_report(job: Job, decision: Decision, result: onnx.ModelProto, output: str | None) -> Report:
-    """The report of `job`, which ended in `decision` with the model `result`, to be saved as `output`."""
-    model = CostModel(job.target)
-    before_graph, after_graph = from_proto(job.original), clone(decision.graph)
-    costs = [_estimate(model, graph) for graph in (before_graph, after_graph)]
-    before = figures_of(before_graph, costs[0], job.file_bytes)
-    after = figures_of(after_graph, costs[1], result.ByteSize())
-    race = decision.race
+def build_report(job: Job, decision: Decision, file_bytes: int, output: str | None) -> Report:
+    """The report of `job`, which ended in `decision` with a model of `file_bytes`, to be saved as `output`."""
+    original, result, race = job.original, decision.result, decision.race
+    before = figures_of(original.graph, original.cost, job.file_bytes)
+    after = figures_of(result.graph, result.cost, file_bytes)
     if race is not None and race.measured:
         before = _measured(before, race.before_ms)
         after = _measured(after, race.after_ms)
@@ -48,7 +40,7 @@ def build_report(job: Job, decision: Decision, result: onnx.ModelProto, output: 
         after=after,
         quality=_quality(job, decision),
         passes=tuple(_pass(record) for record in decision.records),
-        layers=tuple(_layers(costs[0], costs[1], {r.layer: r.sqnr_db for r in decision.returned})),
+        layers=tuple(_layers(original.cost, result.cost, decision)),
         verdict=Verdict(
             kept=decision.kept,
             met_budget=decision.met_budget,
@@ -56,13 +48,8 @@ def build_report(job: Job, decision: Decision, result: onnx.ModelProto, output: 
             speedup=speedup,
             measured=race is not None and race.measured,
         ),
-        notes=tuple(dict.fromkeys([*job.notes, *costs[0].assumptions, *costs[1].warnings])),
+        notes=tuple(dict.fromkeys([*job.notes, *original.cost.assumptions, *result.cost.warnings])),
     )
-
-
-def _estimate(model: CostModel, graph: gs.Graph) -> Cost:
-    annotate(graph)
-    return model.estimate(graph)
 
 
 def _measured(figures: Figures, milliseconds: float) -> Figures:
@@ -77,6 +64,7 @@ def _quality(job: Job, decision: Decision) -> Quality:
     if judgement is None:
         return Quality()
     data = job.ctx.evaluation or job.ctx.calibration
+    min_agreement, min_sqnr = job.budget.floors(classes=judgement.agreement is not None)
     return Quality(
         metric=judgement.metric,
         samples=judgement.samples,
@@ -87,8 +75,8 @@ def _quality(job: Job, decision: Decision) -> Quality:
         sqnr_db=judgement.sqnr_db,
         data="none" if data is None else "synthetic" if data.is_synthetic else "real",
         max_drop=job.budget.max_drop,
-        min_agreement=job.budget.min_agreement,
-        min_sqnr=job.budget.min_sqnr,
+        min_agreement=min_agreement,
+        min_sqnr=min_sqnr,
     )
 
 
@@ -107,24 +95,22 @@ def _options(item: Pass) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
-def _layers(before: Cost, after: Cost, returned: Mapping[str, float]) -> Sequence[LayerReport]:
+def _layers(before: Cost, after: Cost, decision: Decision) -> Iterator[LayerReport]:
     """The layers of the result, each beside the layer of the original that has a node of that name."""
     origin: dict[str, LayerCost] = {name: layer for layer in before.layers for name in layer.nodes}
-    reports = []
+    returned = {r.layer: r.sqnr_db for r in decision.returned}
     for layer in after.layers:
-        source = next((origin[name] for name in (layer.name, *layer.nodes) if name in origin), None)
+        names = (layer.name, *layer.nodes)
+        source = next((origin[name] for name in names if name in origin), None)
         lost = returned.get(layer.name)
-        reports.append(
-            LayerReport(
-                name=layer.name,
-                op=layer.op,
-                dtype_before=None if source is None else source.dtype,
-                dtype_after=layer.dtype,
-                sqnr_db=None,
-                macs=layer.macs,
-                latency_ms_before=None if source is None else source.latency_ms,
-                latency_ms_after=layer.latency_ms,
-                note="" if lost is None else f"float: went back, {lost:.1f} dB",
-            )
+        yield LayerReport(
+            name=layer.name,
+            op=layer.op,
+            dtype_before=None if source is None else source.dtype,
+            dtype_after=layer.dtype,
+            sqnr_db=next((decision.noise[name] for name in reversed(names) if name in decision.noise), None),
+            macs=layer.macs,
+            latency_ms_before=None if source is None else source.latency_ms,
+            latency_ms_after=layer.latency_ms,
+            note="" if lost is None else f"float: went back, {lost:.1f} dB",
         )
-    return reports

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import onnxruntime
 
 _MESSAGE_LIMIT = 1_900_000_000  # bytes; protobuf refuses to write a message of 2 GiB
+_REUSE_LIMIT = 2000
+"""Nodes up to which onnxruntime plans the reuse of memory, which takes it quadratic time: 36 s at 20,000 nodes."""
 _FATAL_ONLY = 4  # severities of onnxruntime's log: errors reach the user as exceptions
 
 _TYPES = {
@@ -53,6 +55,7 @@ class Session:
         options = session_options(threads)
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
         options.enable_cpu_mem_arena = arena
+        options.enable_mem_reuse = _nodes(model) <= _REUSE_LIMIT
         self.raw: onnxruntime.InferenceSession = open_session(model, options)
         """onnxruntime's own session, for what this class does not offer."""
         self.inputs: tuple[TensorSpec, ...] = tuple(map(_spec, self.raw.get_inputs()))
@@ -69,11 +72,18 @@ class Session:
         when the model cannot run on `feeds`.
         """
         names = [spec.name for spec in self.outputs] if outputs is None else list(outputs)
+        if not names:  # onnxruntime takes none for all
+            return {}
         try:
             values = self.raw.run(names, dict(feeds), self._run_options)
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise ModelError(f"onnxruntime could not run the model: {one_line(error)}") from None
         return dict(zip(names, values, strict=True))
+
+
+def _nodes(model: onnx.ModelProto | bytes | str | Path) -> int:
+    """Nodes of a model's main graph; 0 where the model is not at hand."""
+    return 0 if isinstance(model, bytes | str | Path) else len(model.graph.node)
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:

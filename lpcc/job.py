@@ -1,0 +1,184 @@
+"""What one compilation was asked for, opened and checked before any work is done."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import takewhile
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import onnx
+
+from lpcc.errors import ModelError
+from lpcc.graph import clone, from_proto, load
+from lpcc.pipeline import Context, Fidelity, Need, Pass, Pipeline
+from lpcc.pipeline.judge import Budget
+from lpcc.pipeline.runner import check_needs
+from lpcc.pipeline.variant import Variant
+from lpcc.report.figures import stored_bytes
+from lpcc.target import Target
+
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from lpcc.data import Dataset
+    from lpcc.runtime import Session
+
+_SYNTHETIC_IMAGES = 64
+_CHECKED_SAMPLES = 2
+_RUNTIME_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
+
+Model: TypeAlias = "str | Path | onnx.ModelProto | gs.Graph"
+Images: TypeAlias = "str | Path | Dataset"
+
+
+@dataclass
+class Job:
+    """One compilation under way.
+
+    `graph` is the one that passes rewrite, `original` the model as it came. `reference` runs the original in
+    onnxruntime with optimisations off; None where onnxruntime lacks some of its operators. `notes` go into the report.
+    """
+
+    name: str
+    source: Path | None
+    graph: gs.Graph
+    original: Variant
+    target: Target
+    pipeline: Pipeline
+    ctx: Context
+    budget: Budget
+    reference: Session | None
+    notes: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def exact_passes(self) -> list[Pass]:
+        """The exact passes that the pipeline starts with."""
+        return list(takewhile(lambda item: item.fidelity is Fidelity.EXACT, self.pipeline))
+
+    @property
+    def guarded_passes(self) -> list[Pass]:
+        """The first approximate pass and all after it."""
+        return list(self.pipeline)[len(self.exact_passes) :]
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the model as it came, with its external data."""
+        if self.source is None:
+            return int(self.original.model.ByteSize())
+        return stored_bytes(self.source, self.original.cost.weight_bytes)
+
+    @cached_property
+    def samples(self) -> Dataset:
+        """Images to run the model on: the calibration ones, else made-up ones of the right types and shapes."""
+        from lpcc.data import Dataset
+
+        if self.ctx.calibration is not None:
+            return self.ctx.calibration
+        inputs = () if self.reference is None else self.reference.inputs
+        return Dataset.synthetic(inputs, _CHECKED_SAMPLES, self.ctx.seed)
+
+    def feeds(self) -> dict[str, np.ndarray] | None:
+        """One sample; None where the model cannot be run."""
+        if self.reference is None:
+            return None
+        return next(iter(self.samples.batches(1))).feeds
+
+
+def open_job(
+    model: Model,
+    target: str | Path | Target,
+    pipeline: str | Pipeline | None,
+    calib: Images | None,
+    evaluation: Images | None,
+    preprocess: str | Path | None,
+    budget: Budget,
+    ctx: Context,
+) -> Job:
+    """Open everything that a compilation needs, and check that its passes have what they need.
+
+    Raises:
+        LpccError: see `lpcc.driver.optimize`.
+    """
+    device = target if isinstance(target, Target) else Target.load(target)
+    steps = pipeline if isinstance(pipeline, Pipeline) else Pipeline.parse(pipeline or device.pipeline)
+    ctx.target = device
+    graph, name, source = _open(model)
+    original = Variant(clone(graph), device)
+    notes: list[str] = []
+    reference = _reference(original.model, name, notes)
+    job = Job(name, source, graph, original, device, steps, ctx, budget, reference, notes)
+    if reference is not None:
+        _open_data(job, reference, calib, evaluation, preprocess)
+        check_needs(job.guarded_passes, ctx)
+    return job
+
+
+def _open(model: Model) -> tuple[gs.Graph, str, Path | None]:
+    """The graph, a name for it and the file that it came from."""
+    if isinstance(model, (str, Path)):
+        return load(model), str(model), Path(model)
+    if isinstance(model, onnx.ModelProto):
+        copied = onnx.ModelProto()
+        copied.CopyFrom(model)
+        return from_proto(copied), model.graph.name or "model", None
+    return clone(model), model.name or "model", None
+
+
+def _reference(original: onnx.ModelProto, name: str, notes: list[str]) -> Session | None:
+    """The original in onnxruntime without its optimisations; None if it holds operators that onnxruntime lacks.
+
+    Raises:
+        ModelError: onnxruntime refuses the model for any other reason.
+    """
+    from lpcc.runtime import Session
+
+    try:
+        return Session(original, optimise=False)
+    except ModelError as error:
+        foreign = sorted({node.domain for node in original.graph.node} - _RUNTIME_DOMAINS)
+        if not foreign:
+            raise ModelError(f"{name}: {error}") from error
+        notes.append(f"not verified: onnxruntime lacks the operators of domain `{foreign[0]}`; only exact passes ran")
+        return None
+
+
+def _open_data(
+    job: Job, reference: Session, calib: Images | None, evaluation: Images | None, preprocess: str | Path | None
+) -> None:
+    """Open the images that the user gave; synthesise some where a pass wants images and there are none."""
+    from lpcc.data import Dataset
+    from lpcc.quality import parse_metric
+
+    recipe = None if preprocess is None else Path(preprocess)
+
+    def opened(data: Images, labels_needed: bool) -> Dataset:
+        if isinstance(data, Dataset):
+            return data
+        return Dataset.open(data, reference.inputs, recipe, labels_needed=labels_needed)
+
+    if calib is not None:
+        job.ctx.calibration = opened(calib, labels_needed=False)
+    if evaluation is not None:
+        metric = parse_metric(job.budget.metric or "top1")
+        job.ctx.evaluation = opened(evaluation, labels_needed=metric.needs_labels)
+    if calib is None and any(Need.CALIBRATION in item.needs for item in job.pipeline):
+        _make_up_images(job, reference)
+
+
+def _make_up_images(job: Job, reference: Session) -> None:
+    """Images that batch norms take for those that they were trained on; mere noise where there are no batch norms."""
+    from lpcc.analysis.bn_statistics import bn_statistics
+    from lpcc.data import Dataset
+
+    job.ctx.hints = bn_statistics(job.graph)
+    if not job.ctx.hints:
+        job.ctx.calibration = Dataset.synthetic(reference.inputs, _CHECKED_SAMPLES, job.ctx.seed)
+        return
+    job.ctx.progress("synthesising images", 0, 0)
+    job.ctx.calibration = Dataset.synthetic(job.original.model, _SYNTHETIC_IMAGES, job.ctx.seed)
+    job.notes.append("not verified by real data: ranges and quality come from synthesised images; give --calib")
