@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lpcc.door import exporter, files, importer
+from lpcc.errors import ModelError, PassError
 
 if TYPE_CHECKING:
     import onnx
@@ -29,7 +30,14 @@ def load(path: str | Path) -> gs.Graph:
             not match its shape; external data lies outside the model's folder or past the end of its file.
     """
     path = Path(path)
-    graph = importer.import_model(files.read(path))
+    model = files.read(path)
+    try:
+        graph = importer.import_model(model)
+        to_proto(graph)  # what cannot be written again must be refused now, not after an hour of work
+    except (ModelError, PassError) as error:
+        raise ModelError(f"{path}: {error}") from error
+    except UnicodeError as error:
+        raise ModelError(f"{path}: a name in the model is not UTF-8: {error}") from error
     graph.source = path.resolve()
     return graph
 
@@ -53,6 +61,9 @@ def from_proto(model: onnx.ModelProto) -> gs.Graph:
     """Graph of a model in memory, whose local functions are inlined.
 
     The tensors are shared with the model, which must not be changed afterwards.
+
+    Raises:
+        ModelError: a local function cannot be inlined.
     """
     return importer.import_model(model)
 

@@ -5,19 +5,22 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePath, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 import onnx
 from google.protobuf.message import DecodeError, Message
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
-from lpcc.door.lazy import numpy_dtype
+from lpcc.door.lazy import copy_fields, numpy_dtype
 from lpcc.errors import ModelError, UsageError
 
 _PROTOBUF_LIMIT = 2**31 - 2**20
 _EXTERNAL_FROM = 1024  # bytes; smaller tensors stay in the model, where shape inference sees them
+
+_SMALL = 4096  # bytes; larger tensors say nothing about shapes
+_LONGEST_MESSAGE = 400
 
 _SIGNATURES = {
     b"\x89PNG": "a PNG image",
@@ -37,9 +40,11 @@ def read(path: Path) -> onnx.ModelProto:
         ModelError: see `lpcc.graph.load`.
     """
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise ModelError(f"{path}: not a file but a device or a pipe")
         data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        raise ModelError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not data:
         raise ModelError(f"{path}: the file is empty")
     for signature, what in _SIGNATURES.items():
@@ -65,19 +70,40 @@ def check(model: onnx.ModelProto, where: str) -> None:
     """Run ONNX's full checker, shape inference included, on everything but the bulk of the weights.
 
     Raises:
-        ModelError: the checker refuses the model; the message is its first line, after `where`.
+        ModelError: the checker refuses the model, it imports two versions of one operator set, or it has no outputs.
     """
+    domains = [opset.domain or "ai.onnx" for opset in model.opset_import]
+    twice = next((domain for domain in domains if domains.count(domain) > 1), None)
+    if twice is not None:
+        raise ModelError(f"{where}: imports the operator set `{twice}` twice")
+    if not model.graph.output:
+        raise ModelError(f"{where}: the graph has no outputs")
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(_without_bulk(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise ModelError(f"{where}: {first_line(error)}") from error
+        raise ModelError(f"{where}: {one_line(error)}") from error
     except (ValueError, RuntimeError, MemoryError, OverflowError) as error:
-        raise ModelError(f"{where}: ONNX's checker fails on it: {first_line(error)}") from error
+        raise ModelError(f"{where}: ONNX's checker fails on it: {one_line(error)}") from error
 
 
-def first_line(error: BaseException) -> str:
-    """First line with any words in it of an error's message."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+def _without_bulk(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose large initialisers are inputs: the checker need not see their data, which may exceed 2 GB."""
+    light = onnx.ModelProto()
+    copy_fields(model, light, skip={"graph"})
+    copy_fields(model.graph, light.graph, skip={"initializer"})
+    listed = {info.name for info in model.graph.input}
+    for tensor in model.graph.initializer:
+        if tensor.ByteSize() <= _SMALL:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in listed:
+            light.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return light
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message in one line, without the context that ONNX's checker adds."""
+    text = " ".join(str(error).partition("==> Context")[0].split())
+    return text[:_LONGEST_MESSAGE] or type(error).__name__
 
 
 def tensors(message: Message) -> Iterator[onnx.TensorProto]:
@@ -101,6 +127,10 @@ def _node_tensors(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
         if attribute.HasField("t"):
             yield attribute.t
         yield from attribute.tensors
+        for sparse in [attribute.sparse_tensor, *attribute.sparse_tensors]:
+            if sparse.HasField("values"):
+                yield sparse.values
+                yield sparse.indices
         if attribute.HasField("g"):
             yield from tensors(attribute.g)
         for graph in attribute.graphs:
@@ -123,8 +153,8 @@ def _bytes_needed(tensor: onnx.TensorProto, path: Path) -> int | None:
     """Bytes that the data of a tensor takes; None for strings, whose length varies."""
     try:
         dtype = numpy_dtype(tensor.data_type)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path}: tensor `{tensor.name}` has the unknown data type {tensor.data_type}") from error
+    except ModelError as error:
+        raise ModelError(f"{path}: tensor `{tensor.name}`: {error}") from error
     if dtype is None or dtype == np.dtype(object):
         return None
     bits = _BITS.get(dtype.name, 8 * dtype.itemsize)
@@ -143,12 +173,13 @@ def _check_size(tensor: onnx.TensorProto, path: Path) -> None:
         count = _elements(tensor, path)
         fields = (tensor.float_data, tensor.int32_data, tensor.int64_data, tensor.double_data, tensor.uint64_data)
         held = max([*(len(field) for field in fields), len(tensor.string_data)])
-        per_element = 2 if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128) else 1
-        packed = needed is not None and needed < count
-        if not packed and held != count * per_element:
+        if tensor.data_type in (TensorProto.COMPLEX64, TensorProto.COMPLEX128):
+            count *= 2
+        elif needed is not None:
+            count = min(count, needed)  # several small integers share one
+        if held != count:
             raise ModelError(
-                f"{path}: tensor `{tensor.name}` of shape {list(tensor.dims)} needs {count * per_element} values "
-                f"and holds {held}"
+                f"{path}: tensor `{tensor.name}` of shape {list(tensor.dims)} needs {count} values and holds {held}"
             )
 
 
@@ -157,31 +188,35 @@ def _read_external(tensor: onnx.TensorProto, path: Path) -> None:
     where = f"{path}: external data of tensor `{tensor.name}`"
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
-    folder = path.resolve().parent
-    named = Path(location)
-    if not location or named.is_absolute() or PureWindowsPath(location).is_absolute() or ".." in named.parts:
+    folder = path.parent.resolve()
+    if not location or any(_leads_out(kind(location)) for kind in (PurePosixPath, PureWindowsPath)):
         raise ModelError(f"{where}: the location {location!r} is not a path below the model's folder")
-    file = (folder / named).resolve()
+    file = (folder / location).resolve()
     if not file.is_relative_to(folder):
         raise ModelError(f"{where}: {location!r} leads outside the model's folder")
     if not file.is_file():
         raise ModelError(f"{where}: the file {location!r} is missing")
     try:
-        offset, length = int(entries.get("offset") or 0), int(entries.get("length") or -1)
+        offset, length = int(entries.get("offset") or 0), int(entries.get("length") or 0)
     except ValueError as error:
         raise ModelError(f"{where}: offset and length must be whole numbers") from error
     size = file.stat().st_size
     needed = _bytes_needed(tensor, path)
-    if length < 0:
-        length = needed if needed is not None else size - offset
-    if offset < 0 or offset + length > size:
+    if "length" not in entries:
+        length = size - offset if needed is None else needed
+    if offset < 0 or length < 0 or offset + length > size:
         end = offset + length
-        raise ModelError(f"{where}: bytes {offset} to {end} lie past the end of {location!r} ({size} bytes)")
+        raise ModelError(f"{where}: bytes {offset} to {end} do not lie within {location!r} ({size} bytes)")
     with file.open("rb") as stream:
         stream.seek(offset)
         tensor.raw_data = stream.read(length)
     del tensor.external_data[:]
     tensor.data_location = TensorProto.DEFAULT
+
+
+def _leads_out(location: PurePath) -> bool:
+    """Whether a path may lead out of the folder that it starts from, in the eyes of some operating system."""
+    return bool(location.anchor) or ".." in location.parts or "\0" in str(location)
 
 
 def refuse_input(path: Path, source: Path | None) -> None:

@@ -9,6 +9,7 @@ show); of a variable its ValueInfoProto; of a constant its value_info. The expor
 from __future__ import annotations
 
 from collections import ChainMap
+from collections.abc import Iterable
 from typing import Any
 
 import onnx
@@ -16,7 +17,8 @@ import onnx_graphsurgeon as gs
 from onnx import AttributeProto
 
 from lpcc import edit
-from lpcc.door.lazy import Lazy, Sparse, numpy_dtype
+from lpcc.door.lazy import Lazy, Sparse, copy_fields, numpy_dtype
+from lpcc.errors import ModelError
 
 _NODE_FIELDS = {"input", "output", "op_type", "attribute", "name", "domain"}
 _GRAPH_FIELDS = {"node", "initializer", "sparse_initializer", "input", "output", "value_info", "name", "doc_string"}
@@ -25,27 +27,75 @@ Scope = ChainMap[str, gs.Tensor]
 
 
 def import_model(model: onnx.ModelProto) -> gs.Graph:
-    """Graph of a model. The model's tensors are shared, not copied: it must not be changed afterwards."""
+    """Graph of a model. The model's tensors are shared, not copied: it must not be changed afterwards.
+
+    Raises:
+        ModelError: a local function cannot be inlined, or a name is not UTF-8.
+    """
     if model.functions:
         model = _inlined(model)
-    opset = next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 1)
+    opset = _opset(model.opset_import) or 1
     graph = _graph(model.graph, ChainMap(), opset)
     graph.import_domains = list(model.opset_import)
     graph.ir_version = model.ir_version
     graph.producer_name = model.producer_name
     graph.producer_version = model.producer_version
     carried = onnx.ModelProto()
-    _copy_fields(model, carried, skip={"graph", "functions"})
+    copy_fields(model, carried, skip={"graph", "functions"})
     graph.carried_model = carried
     edit.index_names(graph)
     return graph
 
 
+def _opset(imports: Iterable[onnx.OperatorSetIdProto]) -> int | None:
+    return next((int(o.version) for o in imports if o.domain in ("", "ai.onnx")), None)
+
+
 def _inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with its local functions inlined: a function may be named like an operator or have overloads."""
+    """The model with its local functions inlined: a function may be named like an operator or have overloads.
+
+    ONNX inlines no function that states another opset than the model; where all its operators are the same in both,
+    it is made to state the model's. Nor does it import what only functions import.
+    """
     import onnx.inliner
 
-    return onnx.inliner.inline_local_functions(model)
+    aligned = onnx.ModelProto()
+    aligned.CopyFrom(model)
+    for stated in [stated for function in aligned.functions for stated in function.opset_import]:
+        if stated.domain not in {known.domain for known in aligned.opset_import}:
+            aligned.opset_import.append(stated)
+    opset = _opset(aligned.opset_import)
+    for function in aligned.functions:
+        for stated in function.opset_import:
+            if opset and stated.domain in ("", "ai.onnx") and _same_operators(function.node, stated.version, opset):
+                stated.version = opset
+    try:
+        inlined = onnx.inliner.inline_local_functions(aligned)
+    except Exception as error:  # of several kinds, without a common base
+        raise ModelError(f"the local functions cannot be inlined: {' '.join(str(error).split())}") from error
+    if inlined.functions:
+        name = f"{inlined.functions[0].domain}::{inlined.functions[0].name}"
+        raise ModelError(f"the local function `{name}` cannot be inlined: it states other operator sets than the model")
+    return inlined
+
+
+def _same_operators(nodes: Iterable[onnx.NodeProto], old: int, new: int) -> bool:
+    """Whether the standard operators of all nodes mean the same in both opsets."""
+
+    def since(node: onnx.NodeProto, opset: int) -> int:
+        return int(onnx.defs.get_schema(node.op_type, opset, "").since_version)
+
+    for node in nodes:
+        if node.domain in ("", "ai.onnx") and onnx.defs.has(node.op_type, ""):
+            try:
+                same = since(node, old) == since(node, new)
+            except onnx.defs.SchemaError:
+                return False
+            if not same:
+                return False
+        if not all(_same_operators(a.g.node, old, new) for a in node.attribute if a.HasField("g")):
+            return False
+    return True
 
 
 def _graph(proto: onnx.GraphProto, outer: Scope, opset: int) -> gs.Graph:
@@ -74,6 +124,7 @@ def _graph(proto: onnx.GraphProto, outer: Scope, opset: int) -> gs.Graph:
         if name in infos:
             constant.carried = infos[name]
 
+    _check_text(scope.maps[0])
     nodes = [_node(node, scope, opset) for node in proto.node]
     outputs = []
     for info in proto.output:
@@ -87,7 +138,7 @@ def _graph(proto: onnx.GraphProto, outer: Scope, opset: int) -> gs.Graph:
     graph.name = proto.name
     graph.loose = [constant for constant in constants.values() if not constant.outputs]
     graph.carried = onnx.GraphProto()
-    _copy_fields(proto, graph.carried, skip=_GRAPH_FIELDS)
+    copy_fields(proto, graph.carried, skip=_GRAPH_FIELDS)
     return graph
 
 
@@ -105,16 +156,25 @@ def shape(tensor_type: onnx.TypeProto.Tensor) -> list[int | str | None] | None:
     """Shape of a tensor type: an int, a name or None for each dimension; None where the rank is unknown."""
     if not tensor_type.HasField("shape"):
         return None
-    return [
+    found = [
         d.dim_value if d.HasField("dim_value") else (d.dim_param or None) if d.HasField("dim_param") else None
         for d in tensor_type.shape.dim
     ]
+    _check_text(dim for dim in found if not isinstance(dim, int | None))
+    return found
+
+
+def _check_text(names: Iterable[str]) -> None:
+    """Raise ModelError for a name that is not UTF-8, which protobuf gives as bytes and will not write again."""
+    wrong = next((name for name in names if not isinstance(name, str)), None)
+    if wrong is not None:
+        raise ModelError(f"the name {wrong!r} is not UTF-8")
 
 
 def _node(proto: onnx.NodeProto, scope: Scope, opset: int) -> gs.Node:
     node = gs.Node(op=proto.op_type, name=proto.name, domain=proto.domain if proto.HasField("domain") else None)
     carried = onnx.NodeProto()
-    _copy_fields(proto, carried, skip=_NODE_FIELDS)
+    copy_fields(proto, carried, skip=_NODE_FIELDS)
     for attribute in proto.attribute:
         node.attrs[attribute.name] = _attribute(attribute, scope, opset)
         if attribute.doc_string or _is_empty_list(attribute):
@@ -168,16 +228,3 @@ def _attribute(attribute: onnx.AttributeProto, scope: Scope, opset: int) -> Any:
     if kind == AttributeProto.GRAPHS:
         return [_graph(g, scope, opset) for g in attribute.graphs]
     return attribute
-
-
-def _copy_fields(source: Any, target: Any, skip: set[str]) -> None:
-    """Copy all fields that are set, also those that later versions of ONNX add, but not those in `skip`."""
-    for field, value in source.ListFields():
-        if field.name in skip:
-            continue
-        if isinstance(value, (int, float, str, bytes)):
-            setattr(target, field.name, value)
-        elif hasattr(value, "CopyFrom"):
-            getattr(target, field.name).CopyFrom(value)
-        else:
-            getattr(target, field.name).extend(value)

@@ -1,7 +1,8 @@
-"""Constants whose data stays in its protobuf message until somebody reads the values."""
+"""Constants whose data stays in its protobuf message until somebody reads the values; number formats."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,20 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
+from lpcc.errors import ModelError
 
+
+@cache
 def numpy_dtype(elem_type: int) -> np.dtype[Any] | None:
-    """NumPy (or ml_dtypes) type of an ONNX element type; strings are objects; None where ONNX gives no type."""
+    """NumPy (or ml_dtypes) type of an ONNX element type; strings are objects; None where ONNX gives no type.
+
+    Raises:
+        ModelError: ONNX has no such element type.
+    """
     if elem_type == TensorProto.UNDEFINED:
         return None
+    if elem_type not in TensorProto.DataType.values():
+        raise ModelError(f"unknown data type {elem_type}")
     return np.dtype(helper.tensor_dtype_to_np_dtype(elem_type))
 
 
@@ -22,6 +32,19 @@ def elem_type(dtype: Any) -> int:
     if isinstance(dtype, int):
         return dtype
     return int(helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+
+def copy_fields(source: Any, target: Any, skip: set[str]) -> None:
+    """Copy all fields that are set, also those that later versions of ONNX add, but not those in `skip`."""
+    for field, value in source.ListFields():
+        if field.name in skip:
+            continue
+        if isinstance(value, (int, float, str, bytes)):
+            setattr(target, field.name, value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            getattr(target, field.name).extend(value)
 
 
 class Lazy(LazyValues):  # type: ignore[misc]

@@ -62,7 +62,8 @@ def _affine(node: gs.Node, opset: int) -> tuple[np.ndarray, np.ndarray]:
     if not edit.attr(node, "spatial", 1):
         raise NoMatch("it has statistics for each position (spatial=0)")
     values = [edit.const(edit.inp(node, index)) for index in range(1, 5)]
-    gain, bias, mean, variance = (None if v is None else v.astype(np.float64) for v in values)
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        gain, bias, mean, variance = (None if v is None else v.astype(np.float64) for v in values)
     if gain is None or bias is None or mean is None or variance is None:
         raise NoMatch("its parameters are not constant")
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):

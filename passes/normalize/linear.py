@@ -222,7 +222,7 @@ def _bias(layer: Linear) -> np.ndarray | None:
 
 def _narrow(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """Values in the type of the weights. Raises NoMatch if they do not fit."""
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         narrow = values.astype(dtype)
     if not np.isfinite(narrow.astype(np.float64)).all():
         raise NoMatch(f"the folded weights do not fit {np.dtype(dtype).name}")
