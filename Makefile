@@ -1,13 +1,15 @@
-# make demo and make test are all a fresh machine needs (git, make, Python 3.11 or newer).
-PYTHON ?= python3
+# `make demo` and `make test` are all that a fresh machine needs. It has to have git, make and Python 3.11 or newer.
+PYTHON ?= $(shell for each in python3.11 python3 python3.12 python3.13 python3.14; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$each && break; done)
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
 EXAMPLE := examples/fashion_mnist
 
-.PHONY: demo test test-slow conformance lint typecheck bench clean
+.PHONY: demo test test-slow conformance lint typecheck clean
 
 demo: $(VENV)/.installed
+	mkdir -p demo
 	$(BIN)/lpcc optimize $(EXAMPLE)/model.onnx --target arm-cortex-a --calib $(EXAMPLE)/calib.npz \
 		--eval $(EXAMPLE)/eval.npz --preprocess $(EXAMPLE)/preprocess.toml --output demo/model.int8.onnx \
 		--json demo/report.json
@@ -25,23 +27,24 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-# The packages lie in three top-level folders, so mypy checks them where the wheel puts them together.
+# The package lies in three top-level folders, so mypy checks it where a wheel puts it together.
 typecheck: $(VENV)/.dev
 	rm -rf build/typecheck && mkdir -p build/typecheck
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/typecheck .
 	$(BIN)/python -m pip install --quiet --no-deps --target build/typecheck/site build/typecheck/*.whl
 	cd build/typecheck/site && ../../../$(BIN)/python -m mypy --config-file ../../../pyproject.toml -p lpcc
 
-$(VENV)/bin/python:
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-$(VENV)/.installed: $(VENV)/bin/python pyproject.toml
+$(VENV)/.installed: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet "setuptools>=77" --editable ".[dev]"
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 
 clean:
