@@ -97,7 +97,7 @@ class Linear:
 
     def _unpack(self) -> np.ndarray:
         """The weights as (G, M, C, K) in double precision."""
-        values: np.ndarray = self.weight.values.astype(np.float64)
+        values: np.ndarray = _wide(self.weight.values)
         groups, outputs, inputs = self._axes
         if self.kind == "Conv":
             return values.reshape(groups, outputs, inputs, -1)
@@ -202,7 +202,12 @@ class Linear:
 
 def successor(e: edit.Edit, old: gs.Constant, values: np.ndarray) -> gs.Constant:
     """A constant to take the place of `old` in one of its readers; if that is the only one, it takes over the name."""
-    return gs.Constant(old.name, values) if e.only_user(old) is not None else e.constant(old.name, values)
+    if e.only_user(old) is None:
+        return e.constant(old.name, values)
+    new = gs.Constant(old.name, values)
+    if hasattr(old, "carried") and tuple(old.shape) == values.shape:
+        new.carried = old.carried
+    return new
 
 
 def _bias(layer: Linear) -> np.ndarray | None:
@@ -214,10 +219,16 @@ def _bias(layer: Linear) -> np.ndarray | None:
         raise NoMatch(f"the bias of {layer.kind} `{edit.label(node)}` is not constant")
     if len(bias.shape) > 1 and int(bias.shape[0]) != 1:
         raise NoMatch(f"the bias of Gemm `{edit.label(node)}` differs from row to row")
-    values = bias.values.astype(np.float64).reshape(-1)
+    values = _wide(bias.values).reshape(-1)
     if layer.kind == "Gemm":
         values = values * float(edit.attr(node, "beta", 1.0))
     return np.broadcast_to(values, (layer.outputs,))
+
+
+def _wide(values: np.ndarray) -> np.ndarray:
+    """Values in double precision, without a warning where one is a signalling NaN."""
+    with np.errstate(invalid="ignore"):
+        return values.astype(np.float64)
 
 
 def _narrow(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
@@ -243,5 +254,5 @@ def along_channels(constant: gs.Constant, layer_rank: int | None, axis: int, cha
     length = padded.pop(axis)
     if any(size != 1 for size in padded) or length not in (1, channels):
         raise NoMatch(f"the constant of shape {shape} does not run along the channels")
-    values: np.ndarray = constant.values.astype(np.float64)
+    values = _wide(constant.values)
     return values.reshape(-1)
