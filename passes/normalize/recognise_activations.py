@@ -36,8 +36,10 @@ class RecogniseActivations(LocalPass):
 
     Operands may stand in any order, factors anywhere in a product, and ranges may be written with Clip, Min, Max or
     Relu. (Howard et al., 2019, arXiv:1905.02244; Ramachandran et al., 2017, arXiv:1710.05941; Hendrycks and Gimpel,
-    2016, arXiv:1606.08415.) SiLU stays x * Sigmoid(x): onnxruntime runs that in one kernel, but opset 24's Swish in
-    four. It runs HardSwish as HardSigmoid and Mul.
+    2016, arXiv:1606.08415.)
+
+    onnxruntime fuses HardSwish, HardSigmoid and Clip into the convolution before them, their spelt-out forms not. SiLU
+    stays x * Sigmoid(x), which it runs in one kernel; Swish of opset 24 takes it four.
 
     Left alone: other constants than these, beyond the rounding of their type; intermediate results that are read
     elsewhere too or are graph outputs; integers; double precision where onnxruntime has no kernel (HardSigmoid, Gelu);
