@@ -87,7 +87,9 @@ class Builder:
         op, value = self.pick([("Add", 0), ("Mul", 1), ("Sub", 0), ("Div", 1), ("Pow", 1), ("Add", 2), ("Mul", 0.5)])
         keep = self.draw(st.integers(0, len(shape)))
         small = [a if a == b and self.draw(st.booleans()) else 1 for a, b in shape[len(shape) - keep :]]
-        self.node(op, [x, self.constant(np.full(small, value, dtype=np.float32))], shape)
+        more = self.draw(st.sampled_from([[], [], [], [1], [2]])) if len(small) == len(shape) else []
+        constant = self.constant(np.full([*more, *small], value, dtype=np.float32))
+        self.node(op, [x, constant], [*((size, size) for size in more), *shape])
 
     def pair(self, x, shape):
         alike = [name for name, other in self.shapes.items() if other == shape]
@@ -115,7 +117,9 @@ class Builder:
         if target and -1 not in target and self.draw(st.booleans()):
             target[self.draw(st.integers(0, len(target) - 1))] = -1
         if target.count(-1) <= 1:
-            self.node("Reshape", [x, self.ints(*target)], result)
+            y = self.node("Reshape", [x, self.ints(*target)], result)
+            if self.draw(st.booleans()):
+                self.reshape(y, self.shapes[y])
 
     def squeeze(self, x, shape):
         axis = self.draw(st.integers(0, len(shape)))
@@ -131,9 +135,12 @@ class Builder:
         op = self.pick(["Slice", "Gather", "Pad", "Concat", "Split", "Tile"])
         if op == "Slice":
             step = self.pick([1, -1])
-            bounds = (0, 2**31) if step == 1 else (-1, -(2**31))
-            inputs = [self.ints(v) for v in (*bounds, axis, step)]
-            self.node(op, [x, *inputs], shape)
+            start = self.pick([0, 0, 1, -1]) if step == 1 else -1
+            end = self.pick([2**31, 2**63 - 1, 2, -1]) if step == 1 else -(2**31)
+            left = tuple(len(range(size)[slice(start, end if step == 1 else None, step)]) for size in shape[axis])
+            if 0 not in left:
+                inputs = [self.ints(v) for v in (start, end, axis, step)]
+                self.node(op, [x, *inputs], [*shape[:axis], left, *shape[axis + 1 :]])
         elif op == "Gather":
             order = self.draw(st.permutations(range(min(shape[axis]))))
             shape = [*shape[:axis], (len(order), len(order)), *shape[axis + 1 :]]
