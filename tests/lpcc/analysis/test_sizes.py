@@ -54,7 +54,7 @@ def test_division_is_exact_or_not_done(a, b):
 
 @given(expressions, expressions)
 def test_division_undoes_a_product(a, b):
-    if isinstance(b, Size) and len(b.terms) == 1:
+    if isinstance(b, Size) and len(b.terms) == 1 and a != 0:  # 0 / 0 is not 0
         assert sizes.divide(sizes.multiply(a, b), b) == a
 
 
