@@ -19,7 +19,7 @@ _HARD_SWISH: Final = 14  # the opset that has it
 _GELU: Final = 20
 _CLIP_INPUTS: Final = 11
 _BROADCASTING: Final = 7
-_RAMP_ENDS: Final = ("Mul", "Div", "Clip", "Min", "Max", "Relu", "Add", "Sub", "HardSigmoid")
+_CLIPS: Final = ("Clip", "Min", "Max", "Relu", "HardSigmoid")
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,17 @@ def _formula(e: edit.Edit, last: gs.Node, opset: int) -> _Found | None:
             found = _sigmoid(e, whole) or _hard_swish(e, whole, opset) or _gelu(e, whole, opset)
             if found is not None:
                 return found
-    if kind in _RAMP_ENDS and (found := _ramp(e, last, opset)) is not None:
+    if _ends_ramp(e, last) and (found := _ramp(e, last, opset)) is not None:
         return found
     return _leaky_relu(e, last) if kind == "Max" else None
+
+
+def _ends_ramp(e: edit.Edit, last: gs.Node) -> bool:
+    """Whether a node clips, or scales or shifts what a node before it clips."""
+    if edit.op(last) in ("Mul", "Div", "Add", "Sub"):
+        found = with_constant(last)
+        return found is not None and sole_maker(e, last.inputs[found[0]], *_CLIPS) is not None
+    return edit.op(last) in _CLIPS
 
 
 def _ramp(e: edit.Edit, last: gs.Node, opset: int) -> _Found | None:
