@@ -51,12 +51,21 @@ def _set(proto: Any, field: str, text: str | None) -> None:
 
 def _opsets(graph: gs.Graph) -> list[onnx.OperatorSetIdProto]:
     """The opset imports: `graph.opset` for ONNX's own domain, the stated ones for others, 1 for those never stated."""
-    versions = {_domain(o.domain): int(o.version) for o in graph.import_domains or []}
+    stated = {_domain(o.domain): o for o in graph.import_domains or []}
     for node in edit.nodes(graph):
-        versions.setdefault(_domain(node.domain), 1)
-    if "" in versions or not versions:
-        versions[""] = int(graph.opset)
-    return [helper.make_opsetid(domain, version) for domain, version in versions.items()]
+        domain = _domain(node.domain)
+        if domain not in stated:
+            stated[domain] = helper.make_opsetid(domain, 1)
+    if not stated:
+        stated[""] = helper.make_opsetid("", 1)
+    imports = []
+    for domain, opset in stated.items():
+        written = onnx.OperatorSetIdProto()
+        written.CopyFrom(opset)
+        if domain == "":
+            written.version = int(graph.opset)
+        imports.append(written)
+    return imports
 
 
 def _domain(name: str | None) -> str:

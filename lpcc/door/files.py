@@ -211,7 +211,7 @@ def _read_external(tensor: onnx.TensorProto, path: Path) -> None:
         stream.seek(offset)
         tensor.raw_data = stream.read(length)
     del tensor.external_data[:]
-    tensor.data_location = TensorProto.DEFAULT
+    tensor.ClearField("data_location")
 
 
 def _leads_out(location: PurePath) -> bool:
