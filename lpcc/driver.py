@@ -180,9 +180,9 @@ def _decide(job: Job, hooks: Sequence[Hook]) -> Decision:
     if passes:
         decision = _guarded(job, exact, passes, hooks, records)
     if decision.result is not exact:
-        pays = race(exact, decision.result, job.feeds())
-        if pays.slower:
-            reasons = (*decision.reasons, f"approximate passes taken back: {pays}")
+        against_exact = race(exact, decision.result, job.feeds())
+        if not against_exact.pays:
+            reasons = (*decision.reasons, f"approximate passes taken back: {against_exact}")
             decision = replace(decision, result=exact, kept="partly", reasons=reasons, returned=(), noise={})
     return _against_original(job, decision)
 

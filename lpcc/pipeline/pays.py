@@ -28,6 +28,11 @@ class Race:
     measured: bool
 
     @property
+    def pays(self) -> bool:
+        """Whether the second model is no slower at all: what an approximate pass owes for the accuracy that it costs."""
+        return self.ratio <= (1.0 if self.measured else _PREDICTED_SLACK)
+
+    @property
     def slower(self) -> bool:
         """Whether the second model is slower, beyond what a measurement or a model can tell."""
         return self.ratio > (_MEASURED_SLACK if self.measured else _PREDICTED_SLACK)
