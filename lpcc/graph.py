@@ -30,7 +30,7 @@ def load(path: str | Path) -> gs.Graph:
             not match its shape; external data lies outside the model's folder or past the end of its file.
     """
     path = Path(path)
-    model = files.read(path)
+    model, sources = files.read_all(path)
     try:
         graph = importer.import_model(model)
         to_proto(graph)  # what cannot be written again must be refused now, not after an hour of work
@@ -38,7 +38,7 @@ def load(path: str | Path) -> gs.Graph:
         raise ModelError(f"{path}: {error}") from error
     except UnicodeError as error:
         raise ModelError(f"{path}: a name in the model is not UTF-8: {error}") from error
-    graph.source = path.resolve()
+    graph.sources = sources
     return graph
 
 
@@ -48,12 +48,12 @@ def save(graph: gs.Graph, path: str | Path, *, overwrite_input: bool = False) ->
     Weights go to ``<path>.data`` beside the model where the model would exceed protobuf's 2 GB.
 
     Raises:
-        UsageError: the path cannot be written, or is the file that the graph was loaded from and `overwrite_input` is
+        UsageError: the path cannot be written, or is a file that the graph was loaded from and `overwrite_input` is
             not set.
     """
     path = Path(path)
     if not overwrite_input:
-        files.refuse_input(path, graph.__dict__.get("source"))
+        files.refuse_input(path, *graph.__dict__.get("sources", ()))
     files.write(to_proto(graph), path)
 
 
@@ -130,7 +130,7 @@ def _clone(graph: gs.Graph, tensors: dict[int, gs.Tensor]) -> gs.Graph:
         opset=graph.opset,
     )
     copied.name = graph.name
-    for name in ("carried", "carried_model", "source"):
+    for name in ("carried", "carried_model", "sources"):
         if name in graph.__dict__:
             setattr(copied, name, graph.__dict__[name])
     copied.loose = [tensor(t) for t in graph.__dict__.get("loose", [])]

@@ -39,6 +39,15 @@ def read(path: Path) -> onnx.ModelProto:
     Raises:
         ModelError: see `lpcc.graph.load`.
     """
+    return read_all(path)[0]
+
+
+def read_all(path: Path) -> tuple[onnx.ModelProto, frozenset[Path]]:
+    """The model in a file, as `read` gives it, and all files that it was read from.
+
+    Raises:
+        ModelError: see `lpcc.graph.load`.
+    """
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
             raise ModelError(f"{path}: not a file but a device or a pipe")
@@ -58,12 +67,13 @@ def read(path: Path) -> onnx.ModelProto:
     if not model.HasField("graph") or not model.ir_version:
         raise ModelError(f"{path}: not an ONNX model: it holds no graph")
     del data
+    sources = {path.resolve()}
     for tensor in tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL:
-            _read_external(tensor, path)
+            sources.add(_read_external(tensor, path))
         _check_size(tensor, path)
     check(model, str(path))
-    return model
+    return model, frozenset(sources)
 
 
 def check(model: onnx.ModelProto, where: str) -> None:
@@ -183,8 +193,8 @@ def _check_size(tensor: onnx.TensorProto, path: Path) -> None:
             )
 
 
-def _read_external(tensor: onnx.TensorProto, path: Path) -> None:
-    """Read a tensor's data from the file it names, which must lie in the folder of the model."""
+def _read_external(tensor: onnx.TensorProto, path: Path) -> Path:
+    """Read a tensor's data from the file it names, which must lie in the folder of the model; return that file."""
     where = f"{path}: external data of tensor `{tensor.name}`"
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
@@ -212,6 +222,7 @@ def _read_external(tensor: onnx.TensorProto, path: Path) -> None:
         tensor.raw_data = stream.read(length)
     del tensor.external_data[:]
     tensor.ClearField("data_location")
+    return file
 
 
 def _leads_out(location: PurePath) -> bool:
@@ -219,12 +230,18 @@ def _leads_out(location: PurePath) -> bool:
     return bool(location.anchor) or ".." in location.parts or "\0" in str(location)
 
 
-def refuse_input(path: Path, source: Path | None) -> None:
-    """Raise UsageError if `path` is the file that the model was read from."""
-    if source is None:
-        return
-    if path.resolve() == source or (path.exists() and source.exists() and path.samefile(source)):
-        raise UsageError(f"{path}: is the input model; choose another output, or allow overwriting it")
+def refuse_input(path: Path, *sources: Path | None) -> None:
+    """Raise UsageError if writing a model to `path` would overwrite one of the files that it was read from."""
+    read_from = [source.resolve() for source in sources if source is not None]
+    for target in (path, _beside(path)):
+        if target.resolve() in read_from or (
+            target.exists() and any(map(target.samefile, filter(Path.exists, read_from)))
+        ):
+            raise UsageError(f"{target}: is the input model; choose another output, or allow overwriting it")
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(path.name + ".data")
 
 
 def write(model: onnx.ModelProto, path: Path) -> None:
@@ -236,7 +253,7 @@ def write(model: onnx.ModelProto, path: Path) -> None:
     if weight_bytes(model) < _PROTOBUF_LIMIT:
         write_bytes({path: [model.SerializeToString(deterministic=True)]})
         return
-    side = path.with_name(path.name + ".data")
+    side = _beside(path)
     chunks = _externalise(model, side.name)
     write_bytes({side: chunks, path: [model.SerializeToString(deterministic=True)]})
 
