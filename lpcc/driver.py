@@ -42,7 +42,7 @@ class Result:
 
     model: onnx.ModelProto
     report: Report
-    _source: Path | None = field(default=None, repr=False)
+    _sources: frozenset[Path] = field(default=frozenset(), repr=False)
 
     def save(self, path: str | Path, *, overwrite_input: bool = False) -> None:
         """Write the model, whole or not at all.
@@ -52,7 +52,7 @@ class Result:
         """
         path = Path(path)
         if not overwrite_input:
-            files.refuse_input(path, self._source)
+            files.refuse_input(path, *self._sources)
         files.write(self.model, path)
 
 
@@ -128,7 +128,7 @@ def optimize(
     decision = _decide(job, hooks)
     result = _without_inferred_types(decision.result.model, job.original.model)
     report = build_report(job, decision, result.ByteSize(), None if output is None else str(output))
-    return Result(result, report, job.source)
+    return Result(result, report, job.graph.__dict__.get("sources", frozenset()))
 
 
 def plan(

@@ -29,7 +29,7 @@ class Race:
 
     @property
     def pays(self) -> bool:
-        """Whether the second model is no slower at all: what an approximate pass owes for the accuracy that it costs."""
+        """Whether the second model is no slower at all, which an approximate pass owes for what it costs."""
         return self.ratio <= (1.0 if self.measured else _PREDICTED_SLACK)
 
     @property
