@@ -37,10 +37,20 @@ def join(builtin: Iterable[type[Pass]], plugins: Iterable[EntryPoint]) -> dict[s
             raise UsageError(f"{where}: cannot be loaded: {error}") from error
         if not (inspect.isclass(kind) and issubclass(kind, Pass)):
             raise UsageError(f"{where}: is not a subclass of lpcc.Pass")
-        if kind.name in known:
-            raise UsageError(f"{where}: the pass name `{kind.name}` is taken by {known[kind.name].__module__}")
-        known[kind.name] = kind
+        _add(known, kind, where)
     return known
+
+
+def including(known: dict[str, type[Pass]], more: Iterable[type[Pass]]) -> dict[str, type[Pass]]:
+    """The table `known` with `more` passes in it.
+
+    Raises:
+        UsageError: one of them has the name of another pass.
+    """
+    table = dict(known)
+    for kind in more:
+        _add(table, kind, kind.__qualname__)
+    return table
 
 
 def named_pipelines() -> dict[str, str]:
@@ -48,3 +58,12 @@ def named_pipelines() -> dict[str, str]:
     from lpcc.passes import NAMED
 
     return dict(NAMED)
+
+
+def _add(known: dict[str, type[Pass]], kind: type[Pass], where: str) -> None:
+    """Add a pass, which `where` brings, to a table; raise UsageError if its name means something else."""
+    if kind.name in named_pipelines():
+        raise UsageError(f"{where}: the pass name `{kind.name}` is that of a named pipeline")
+    taken = known.setdefault(kind.name, kind)
+    if taken is not kind:
+        raise UsageError(f"{where}: the pass name `{kind.name}` is taken by {taken.__module__}")

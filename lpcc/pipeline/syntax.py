@@ -43,15 +43,16 @@ class Pipeline:
     items: tuple[Pass | Named, ...]
 
     @classmethod
-    def parse(cls, text: str) -> Pipeline:
-        """Pipeline from its text form.
+    def parse(cls, text: str, passes: Iterable[type[Pass]] = ()) -> Pipeline:
+        """Pipeline from its text form, which may name `passes` besides the built-in ones and those of plugins.
 
         Raises:
-            UsageError: the text is no pipeline; the message points at the column and lists what is known.
+            UsageError: the text is no pipeline; the message points at the column and lists what is known. Or one of
+                `passes` has the name of another pass.
         """
-        from lpcc.pipeline.known import known_passes, named_pipelines
+        from lpcc.pipeline.known import including, known_passes, named_pipelines
 
-        return _Parser(text, known_passes(), named_pipelines()).pipeline()
+        return _Parser(text, including(known_passes(), passes), named_pipelines()).pipeline()
 
     @property
     def passes(self) -> tuple[Pass, ...]:

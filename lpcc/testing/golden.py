@@ -28,6 +28,7 @@ from __future__ import annotations
 import difflib
 import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from onnx import numpy_helper
 
 from lpcc.door.lazy import numpy_dtype
 from lpcc.graph import from_proto, to_proto
-from lpcc.pipeline import Changes, Context, Fidelity, Pipeline
+from lpcc.pipeline import Changes, Context, Fidelity, Pass, Pipeline
 from lpcc.testing.equivalence import assert_equivalent
 from lpcc.text import print_graph
 
@@ -103,8 +104,12 @@ def read_model(text: str) -> onnx.ModelProto:
     return model
 
 
-def check_golden(path: str | Path, context: Context | None = None, *, update: bool = False) -> None:
+def check_golden(
+    path: str | Path, context: Context | None = None, *, passes: Iterable[type[Pass]] = (), update: bool = False
+) -> None:
     """Run one golden case; with `update`, write its *changes* and *after* sections anew.
+
+    The case's pipeline may name `passes` besides the built-in ones and those of installed plugins.
 
     Raises:
         GoldenError: the result differs from the file; the message is a diff.
@@ -114,7 +119,7 @@ def check_golden(path: str | Path, context: Context | None = None, *, update: bo
 
     path = Path(path)
     case = parse_case(path.read_text())
-    pipeline = Pipeline.parse(case.settings["pipeline"])
+    pipeline = Pipeline.parse(case.settings["pipeline"], passes)
     before = read_model(case.before)
     graph = from_proto(before)
     records = run_pipeline(graph, pipeline, context or Context())

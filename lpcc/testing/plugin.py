@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 
 import pytest
 
@@ -16,7 +16,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture
-def golden(request: pytest.FixtureRequest) -> Callable[[Path], None]:
-    """Function that checks a golden case, or rewrites it under ``--update-golden``."""
-    update = bool(request.config.getoption("--update-golden"))
-    return lambda path: check_golden(path, update=update)
+def golden(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """`check_golden`, which rewrites the case under ``--update-golden``."""
+    return partial(check_golden, update=bool(request.config.getoption("--update-golden")))
