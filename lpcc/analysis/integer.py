@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis import rules
+from lpcc.analysis.bounds import clip_bounds
 
 _CONTRACTIONS = frozenset({"Conv", "Gemm", "MatMul"})
 
@@ -219,21 +220,9 @@ def _contains(quantize: gs.Node, activation: gs.Node) -> bool:
     low, high = (int(info.min) - zero) * scale, (int(info.max) - zero) * scale
     if edit.op(activation) == "Relu":
         return low >= 0
-    least, most = _bounds(activation)
+    least, most = clip_bounds(activation)
     slack = 1e-6 * max(abs(low), abs(high))
     return least is not None and most is not None and least <= low + slack and most >= high - slack
-
-
-def _bounds(clip: gs.Node) -> tuple[float | None, float | None]:
-    """Bounds of a Clip, from its attributes (up to opset 10) or its inputs; None where they are not constant."""
-    found: list[float | None] = []
-    for index, name, unbounded in ((1, "min", -np.inf), (2, "max", np.inf)):
-        tensor = edit.inp(clip, index)
-        if tensor is None:
-            found.append(float(edit.attr(clip, name, unbounded)))
-        else:
-            found.append(edit.scalar(tensor))
-    return found[0], found[1]
 
 
 def _params(node: gs.Node) -> Params | None:

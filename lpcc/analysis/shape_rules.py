@@ -82,7 +82,9 @@ def _window(node: gs.Node, found: ShapeValues, _: int) -> Any:
         return result
     strides = edit.attr(node, "strides", [1] * spatial)
     dilations = edit.attr(node, "dilations", [1] * spatial)
-    pads = edit.attr(node, "pads", [0] * 2 * spatial)
+    pads = [0] * 2 * spatial
+    if edit.attr(node, "auto_pad", "NOTSET") == "NOTSET":
+        pads = edit.attr(node, "pads", pads)
     for axis in range(spatial):
         reach = dilations[axis] * (kernel[axis] - 1) + 1
         room = sizes.add(x[axis + 2], pads[axis] + pads[axis + spatial] - reach)
@@ -161,7 +163,7 @@ def _unsqueeze(node: gs.Node, found: ShapeValues, _: int) -> Any:
 
 def _squeeze(node: gs.Node, found: ShapeValues, _: int) -> Any:
     x, axes = found.dims(edit.inp(node, 0)), ints(node, found, "axes", 1)
-    if x is None or axes is None:
+    if x is None or not axes:  # without axes all of size 1 go, and onnxruntime takes no axes for none given
         return None
     gone = {axis % len(x) for axis in axes}
     return [size for axis, size in enumerate(x) if axis not in gone]

@@ -87,6 +87,8 @@ def _slice(node: gs.Node, found: ShapeValues, _: int) -> np.ndarray | None:
     where: list[slice] = [slice(None)] * value.ndim
     for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
         length = value.shape[axis]
+        if step < 0 and start < -length:
+            start = 0  # where ONNX moves it to; Python takes nothing
         below = step < 0 and end < -length  # beyond the first element: Python says None
         where[axis] = slice(start, None if below else end, step)
     return value[tuple(where)]

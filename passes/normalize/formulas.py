@@ -20,6 +20,7 @@ from typing import Final
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.bounds import clip_bounds
 from lpcc.match import close, scalar_beside, sole_maker, with_constant
 
 _LONGEST: Final = 6
@@ -98,7 +99,7 @@ def _extended(ramp: Ramp, node: gs.Node, source: gs.Tensor) -> Ramp | None:
         alpha = float(edit.attr(node, "alpha", 0.2))
         return ramp.scaled(alpha, float(edit.attr(node, "beta", 0.5))).clipped(0.0, 1.0) if alpha else None
     if kind == "Clip":
-        low, high = bounds(node)
+        low, high = clip_bounds(node)
         return ramp.clipped(low, high) if low is not None and high is not None and low <= high else None
     found = with_constant(node)
     value = None if found is None else scalar_beside(found[1], source)
@@ -115,15 +116,6 @@ def _extended(ramp: Ramp, node: gs.Node, source: gs.Tensor) -> Ramp | None:
     if value == 0 or (kind == "Div" and found[0] == 1):
         return None
     return ramp.scaled(value if kind == "Mul" else 1 / value)
-
-
-def bounds(clip: gs.Node) -> tuple[float | None, float | None]:
-    """Range of a Clip, of any opset; a side is None where it is not constant."""
-    sides: list[float | None] = []
-    for index, (name, default) in enumerate((("min", -inf), ("max", inf)), start=1):
-        given = edit.inp(clip, index)
-        sides.append(float(edit.attr(clip, name, default)) if given is None else edit.scalar(given))
-    return sides[0], sides[1]
 
 
 @dataclass(frozen=True)

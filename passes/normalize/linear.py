@@ -50,7 +50,6 @@ class Linear:
             raise NoMatch(f"the weights of MatMul `{edit.label(node)}` are not a matrix")
         groups = int(edit.attr(node, "group", 1)) if kind in ("Conv", "ConvTranspose") else 1
         layer = cls(node, kind, weight, None, groups)
-        layer = cls(node, kind, weight, None, groups)
         return replace(layer, bias=_bias(layer))
 
     @property

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.bounds import is_never_negative
 from lpcc.match import NoMatch, maker
 from lpcc.pipeline import Changes, Context, Fidelity, LocalPass
-
-_NOT_NEGATIVE: Final = frozenset(("Relu", "Sigmoid", "HardSigmoid", "Softplus", "Softmax", "Abs", "Exp"))
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,8 @@ def _merge(e: edit.Edit, node: gs.Node, opset: int) -> None:
     readers = e.users(node.outputs[0])
     for reader in readers:
         kind = edit.op(reader)
-        if kind not in ("Conv", "AveragePool", "MaxPool") or reader.inputs[0] is not node.outputs[0]:
+        places = [index for index, tensor in enumerate(reader.inputs) if tensor is node.outputs[0]]
+        if kind not in ("Conv", "AveragePool", "MaxPool") or places != [0]:
             raise NoMatch(f"{kind} `{edit.label(reader)}` reads it")
         if not e.owns(reader):
             raise NoMatch(f"{kind} `{edit.label(reader)}` in a nested graph reads it")
@@ -129,9 +129,4 @@ def _is_not_negative(e: edit.Edit, tensor: gs.Tensor) -> bool:
     node = maker(e, tensor)
     while node is not None and edit.op(node) in ("MaxPool", "AveragePool"):
         node = maker(e, node.inputs[0])
-    if node is None:
-        return False
-    if edit.op(node) == "Clip":
-        low = edit.attr(node, "min") if "min" in node.attrs else edit.scalar(edit.inp(node, 1))
-        return low is not None and low >= 0
-    return edit.op(node) in _NOT_NEGATIVE
+    return node is not None and is_never_negative(node)

@@ -8,11 +8,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.bounds import clip_bounds, is_never_negative
 from lpcc.analysis.purity import trains
 from lpcc.door.lazy import elem_type
 from lpcc.passes.normalize.site import Rewrite, Same, Site
 
-_NONNEGATIVE: Final = frozenset(("Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt"))
 _FLOATS: Final = (np.dtype(np.float16), np.dtype(np.float32), np.dtype(np.float64))
 _FIRST_MULTIDIRECTIONAL: Final = 7
 _FIRST_CLIP_INPUTS: Final = 11
@@ -87,11 +87,8 @@ def _is_filled(tensor: gs.Tensor, element: float) -> bool:
 
 def relu(site: Site) -> gs.Tensor | None:
     """A Relu of what is not negative anyway."""
-    if site.made_by in _NONNEGATIVE:
-        return site.x
-    before = site.maker("Clip")
-    low = None if before is None else _bounds(before, site.opset)
-    return site.x if low is not None and low[0] >= 0 and low[0] <= low[1] else None
+    before = site.maker(site.made_by) if site.made_by else None
+    return site.x if before is not None and is_never_negative(before) else None
 
 
 def twice(site: Site) -> gs.Tensor | None:
@@ -116,8 +113,8 @@ def clip_of_clip(site: Site) -> str:
     before = site.maker("Relu") or site.maker("Clip")
     if before is None or site.opset < _FIRST_CLIP_INPUTS or site.e.only_user(site.x) is None:
         return ""
-    outer = _bounds(site.node, site.opset)
-    inner = (0.0, np.inf) if edit.op(before) == "Relu" else _bounds(before, site.opset)
+    outer = _bounds(site.node)
+    inner = (0.0, np.inf) if edit.op(before) == "Relu" else _bounds(before)
     if outer is None or inner is None or site.x.dtype not in _FLOATS:
         return ""
     low, high = max(outer[0], inner[0]), min(outer[1], inner[1])
@@ -134,7 +131,9 @@ def relu_of_clip(site: Site) -> str:
     before = site.maker("Clip")
     if before is None or site.opset < _FIRST_CLIP_INPUTS or site.e.only_user(site.x) is None:
         return ""
-    bounds = _bounds(before, site.opset)
+    if not site.e.owns(before):  # its result may be an output of the graph around this one
+        return ""
+    bounds = _bounds(before)
     if bounds is None or not (bounds[0] < 0 <= bounds[1]) or site.x.dtype not in _FLOATS:
         return ""
     _set_bound(site.e, before, 1, 0.0, bounds[0], site.x.dtype)
@@ -142,18 +141,10 @@ def relu_of_clip(site: Site) -> str:
     return "Relu merged into the Clip before it"
 
 
-def _bounds(node: gs.Node, opset: int) -> tuple[float, float] | None:
+def _bounds(node: gs.Node) -> tuple[float, float] | None:
     """Bounds of a Clip, infinite where absent; None where they are not known or not numbers."""
-    if opset < _FIRST_CLIP_INPUTS:
-        return float(edit.attr(node, "min", -np.inf)), float(edit.attr(node, "max", np.inf))
-    bounds = []
-    for index, absent in ((1, -np.inf), (2, np.inf)):
-        tensor = edit.inp(node, index)
-        bound = absent if tensor is None else edit.scalar(tensor)
-        if bound is None or np.isnan(bound):
-            return None
-        bounds.append(bound)
-    return bounds[0], bounds[1]
+    low, high = clip_bounds(node)
+    return None if low is None or high is None else (low, high)
 
 
 def _set_bound(e: edit.Edit, clip: gs.Node, index: int, bound: float, old: float, dtype: np.dtype) -> None:
