@@ -153,11 +153,14 @@ def variable(info: onnx.ValueInfoProto) -> gs.Variable:
 
 
 def shape(tensor_type: onnx.TypeProto.Tensor) -> list[int | str | None] | None:
-    """Shape of a tensor type: an int, a name or None for each dimension; None where the rank is unknown."""
+    """Shape of a tensor type: an int, a name or None for each dimension; None where the rank is unknown.
+
+    A negative size is an unknown one: some exporters write -1 for it, and onnxruntime reads it so.
+    """
     if not tensor_type.HasField("shape"):
         return None
     found = [
-        d.dim_value if d.HasField("dim_value") else (d.dim_param or None) if d.HasField("dim_param") else None
+        (d.dim_value if d.dim_value >= 0 else None) if d.HasField("dim_value") else d.dim_param or None
         for d in tensor_type.shape.dim
     ]
     _check_text(dim for dim in found if not isinstance(dim, int | None))

@@ -129,6 +129,15 @@ def test_types_of_variables() -> None:
     assert graph.nodes[0].outputs[0].shape is None
 
 
+def test_a_negative_size_is_an_unknown_one(canonical: Any) -> None:
+    model = small()
+    for info in (model.graph.input[0], model.graph.output[0]):
+        info.CopyFrom(helper.make_tensor_value_info(info.name, 1, [-1, 4]))
+    graph = from_proto(model)
+    assert graph.inputs[0].shape == [None, 4]
+    assert canonical(to_proto(graph)) == canonical(model)
+
+
 def test_a_model_without_its_own_operator_set_gets_none(canonical: Any) -> None:
     model = small()
     del model.opset_import[:], model.graph.node[:]
