@@ -29,7 +29,7 @@ lint: $(VENV)/.dev
 
 # The package lies in three top-level folders, so mypy checks it where a wheel puts it together.
 typecheck: $(VENV)/.dev
-	rm -rf build/typecheck && mkdir -p build/typecheck
+	rm -rf build && mkdir -p build/typecheck
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/typecheck .
 	$(BIN)/python -m pip install --quiet --no-deps --target build/typecheck/site build/typecheck/*.whl
 	cd build/typecheck/site && ../../../$(BIN)/python -m mypy --config-file ../../../pyproject.toml -p lpcc
