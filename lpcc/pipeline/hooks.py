@@ -12,11 +12,11 @@ import onnx
 
 from lpcc import equality
 from lpcc.door import files
-from lpcc.errors import ModelError, PassError
+from lpcc.errors import LpccError, ModelError, PassError
 from lpcc.graph import clone, to_proto
 from lpcc.pipeline.base import Fidelity, Pass
 from lpcc.pipeline.context import Context
-from lpcc.pipeline.runner import Hook, Record
+from lpcc.pipeline.runner import Hook, Record, run_pipeline
 from lpcc.text import print_graph
 
 if TYPE_CHECKING:
@@ -84,17 +84,18 @@ class Dump(Hook):
     def before(self, index: int, item: Pass, graph: gs.Graph) -> None:  # noqa: ARG002
         """Write the graph as it came."""
         if index == 0:
-            (self.folder / "start.txt").write_text(print_graph(graph))
+            (self.folder / "start.txt").write_text(print_graph(graph), encoding="utf-8")
 
     def after(self, index: int, record: Record, graph: gs.Graph) -> None:
         """Write the graph as the pass left it."""
-        (self.folder / f"{index:03}_{record.item.name}.txt").write_text(print_graph(graph))
+        (self.folder / f"{index:03}_{record.item.name}.txt").write_text(print_graph(graph), encoding="utf-8")
 
 
 class Reproduce(Hook):
     """When a pass fails: the model as that pass found it, the pipeline from there on and the error, in a new folder.
 
-    The model is made anew from the original by the passes before, which costs nothing while all is well.
+    The model is made anew from the original by the passes as they ran before, the layers that the guard makes them skip
+    included, which costs nothing while all is well. Errors in what the user gave are no failures of a pass.
     """
 
     def __init__(self, graph: gs.Graph, passes: Sequence[Pass], ctx: Context, folder: Path) -> None:
@@ -103,17 +104,24 @@ class Reproduce(Hook):
         self.ctx = ctx
         self.folder = folder
         self.written: Path | None = None
+        self._ran: dict[int, Pass] = {}
+
+    def after(self, index: int, record: Record, graph: gs.Graph) -> None:  # noqa: ARG002
+        """Note the pass with the options that it had."""
+        self._ran[index] = record.item
 
     def failed(self, index: int, item: Pass, error: Exception) -> None:
         """Write the reproducer and add its place to the error."""
+        if isinstance(error, LpccError) and error.exit_code != PassError.exit_code:
+            return
         folder = self.folder / f"lpcc-reproducer-{item.name}"
         folder.mkdir(parents=True, exist_ok=True)
-        graph = self.start
-        for earlier in self.passes[:index]:
-            earlier.run(graph, self.ctx)
+        graph = clone(self.start)
+        self.ctx.invalidate()
+        run_pipeline(graph, [self._ran[earlier] for earlier in range(index)], self.ctx)
         files.write(to_proto(graph), folder / "model.onnx")
         rest = ",".join(str(later) for later in [item, *self.passes[index + 1 :]])
-        (folder / "pipeline.txt").write_text(rest + "\n")
-        (folder / "error.txt").write_text("".join(traceback.format_exception(error)))
+        (folder / "pipeline.txt").write_text(rest + "\n", encoding="utf-8")
+        (folder / "error.txt").write_text("".join(traceback.format_exception(error)), encoding="utf-8")
         self.written = folder
         error.add_note(f"reproducer saved in {folder}")

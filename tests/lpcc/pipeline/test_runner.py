@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 import pytest
 
 from lpcc import edit
-from lpcc.errors import PassError, UsageError
+from lpcc.errors import DataError, PassError, UsageError
 from lpcc.graph import clone, from_proto, load, to_proto
 from lpcc.pipeline import Changes, Context, Fidelity, LocalPass, Need, Pass
 from lpcc.pipeline.bisect import bisect
@@ -139,12 +139,12 @@ def test_verify_refuses_an_invalid_graph() -> None:
 
 
 def test_verify_refuses_a_changed_interface() -> None:
-    with pytest.raises(PassError, match="`rename` .* changed the interface: the output `y` is gone"):
+    with pytest.raises(PassError, match=r"`rename` .* changed the interface: the output `y` is gone"):
         run_pipeline(graph(), [Rename()], Context(), [Verify(read_model(MODEL))])
 
 
 def test_compare_finds_the_pass_that_is_not_exact() -> None:
-    with pytest.raises(PassError, match="`swap` .* is not exact here: output `y` differs"):
+    with pytest.raises(PassError, match=r"`swap` .* is not exact here: output `y` differs"):
         run_pipeline(graph(), [DropIdentity(), Swap()], Context(), [Compare(read_model(MODEL), feeds())])
 
 
@@ -173,6 +173,67 @@ def test_reproduce_saves_the_model_as_the_failing_pass_found_it(tmp_path: Path) 
     assert [node.op for node in load(folder / "model.onnx").nodes] == ["Relu", "Neg"]
     assert (folder / "pipeline.txt").read_text() == "crash,swap\n"
     assert "ZeroDivisionError: by design" in (folder / "error.txt").read_text()
+
+
+@dataclass(frozen=True)
+class DropTyped(Pass):
+    """Drops Relu nodes of known type, found by an analysis; all but those that it is told to skip."""
+
+    name: ClassVar[str] = "drop-typed"
+    fidelity: ClassVar[Fidelity] = Fidelity.APPROXIMATE
+    op: str = "Relu"
+    skip: tuple[str, ...] = ()
+
+    def run(self, graph: gs.Graph, ctx: Context) -> Changes:
+        changes = Changes()
+        with edit.Edit(graph) as e:
+            for node in ctx.analysis(typed_nodes, graph):
+                if edit.op(node) == self.op and node.name not in self.skip and e.bypass(node):
+                    changes.done(node, "dropped")
+        return changes
+
+
+def typed_nodes(graph: gs.Graph) -> list[gs.Node]:
+    return [node for node in graph.nodes if node.outputs[0].dtype is not None]
+
+
+CHAIN = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[2] x) => (float[2] y) {
+  [one] a = Relu(x)
+  [two] b = Identity(a)
+  [three] c = Relu(b)
+  [four] d = Neg(c)
+  [five] y = Abs(d)
+}
+"""
+
+
+def test_reproduce_runs_the_passes_before_as_they_ran(tmp_path: Path) -> None:
+    g, ctx = from_proto(read_model(CHAIN)), Context()
+    passes = [DropTyped("Identity"), DropTyped("Relu"), Crash()]
+    hook = Reproduce(g, passes, ctx, tmp_path)
+    run_pipeline(g, passes[:1], ctx, [hook])
+    exact = clone(g)
+    run_pipeline(clone(exact), passes[1:2], ctx, [hook], first=1)  # an attempt of the guard
+    with pytest.raises(PassError):
+        run_pipeline(exact, [DropTyped("Relu", skip=("one",)), Crash()], ctx, [hook], first=1)
+    assert hook.written is not None
+    assert [node.name for node in load(hook.written / "model.onnx").nodes] == ["one", "four", "five"]
+
+
+def test_reproduce_leaves_errors_of_the_user_alone(tmp_path: Path) -> None:
+    @dataclass(frozen=True)
+    class Refuse(DropIdentity):
+        name: ClassVar[str] = "refuse"
+
+        def run(self, graph: gs.Graph, ctx: Context) -> Changes:
+            raise DataError("an image holds NaN")
+
+    g, ctx = graph(), Context()
+    with pytest.raises(DataError):
+        run_pipeline(g, [Refuse()], ctx, [Reproduce(g, [Refuse()], ctx, tmp_path)])
+    assert not list(tmp_path.iterdir())
 
 
 def test_hooks_see_every_pass_in_order() -> None:
