@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -82,6 +84,20 @@ def test_both_at_work(plugin: Path, tmp_path: Path) -> None:
     assert "1 ReLU6 replaced by ReLU" in ended.stdout
     operators = [node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node]
     assert operators[:2] == ["Conv", "Relu"]
+
+
+def test_commands_of_the_page(plugin: Path, tmp_path: Path) -> None:
+    shutil.copy(ROOT / "examples" / "fashion_mnist" / "model.onnx", tmp_path / "net.onnx")
+    for name in ("calib.npz", "preprocess.toml"):
+        shutil.copy(ROOT / "examples" / "fashion_mnist" / name, tmp_path)
+    (block,) = re.findall(r"^```bash\n(.*?)^```$", (ROOT / "docs" / "plugins.md").read_text(), re.MULTILINE | re.DOTALL)
+    first, *others = block.splitlines()
+    assert first == "pip install ./examples/plugin"  # which the fixture did
+    for command in others:
+        program, *arguments = shlex.split(command)
+        assert program == "lpcc"
+        ended = lpcc(*arguments, site=plugin, cwd=tmp_path)
+        assert ended.returncode == 0, f"{command}: {ended.stderr}"
 
 
 @pytest.mark.parametrize(
