@@ -177,14 +177,20 @@ def _decide(job: Job, hooks: Sequence[Hook]) -> Decision:
         job.notes.append(f"outputs not compared: {unchecked}")
     decision = Decision(exact, "optimised", True, (), records)
     passes = _runnable(job)
-    if passes:
-        decision = _guarded(job, exact, passes, hooks, records)
+    if not passes:
+        return _against_original(job, decision)
+    judge = ImageJudge(job.original.model, job.ctx, job.budget)
+    decision = _guarded(job, exact, passes, judge, hooks, records)
+    judged = decision.result
     if decision.result is not exact:
         against_exact = race(exact, decision.result, job.feeds())
         if not against_exact.pays:
             reasons = (*decision.reasons, f"approximate passes taken back: {against_exact}")
             decision = replace(decision, result=exact, kept="partly", reasons=reasons, returned=(), noise={})
-    return _against_original(job, decision)
+    decision = _against_original(job, decision)
+    if decision.result is judged:
+        return decision
+    return replace(decision, judgement=judge(decision.result.model))  # of what is handed out, not of what was tried
 
 
 def _runnable(job: Job) -> list[Pass]:
@@ -203,10 +209,14 @@ def _runnable(job: Job) -> list[Pass]:
 
 
 def _guarded(
-    job: Job, exact: Variant, passes: Sequence[Pass], hooks: Sequence[Hook], exact_records: tuple[Record, ...]
+    job: Job,
+    exact: Variant,
+    passes: Sequence[Pass],
+    judge: ImageJudge,
+    hooks: Sequence[Hook],
+    exact_records: tuple[Record, ...],
 ) -> Decision:
     """Run the approximate passes under the guard and say what came of it."""
-    judge = ImageJudge(job.original.model, job.ctx, job.budget)
     first = len(job.exact_passes)
     outcome = run_guarded(exact.graph, passes, job.ctx, judge, judge.layer_noise, hooks, first=first)
     records = (*exact_records, *outcome.records)
@@ -220,7 +230,7 @@ def _guarded(
     if judgement.problem is None:
         return Decision(exact, "optimised", True, ("the approximate passes found nothing to do",), records, judgement)
     reason = f"approximate passes taken back: {judgement.problem}, whichever layers stay in float"
-    return Decision(exact, "partly", False, (reason,), records, judgement)
+    return Decision(exact, "partly", False, (reason,), records, judge(exact.model))
 
 
 def _noise(exact: Variant, result: Variant, outcome: Outcome, judge: ImageJudge) -> dict[str, float]:

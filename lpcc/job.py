@@ -105,7 +105,8 @@ def open_job(
         LpccError: see `lpcc.driver.optimize`.
     """
     device = target if isinstance(target, Target) else Target.load(target)
-    steps = pipeline if isinstance(pipeline, Pipeline) else Pipeline.parse(pipeline or device.pipeline)
+    asked = device.pipeline if pipeline is None else pipeline
+    steps = asked if isinstance(asked, Pipeline) else Pipeline.parse(asked)
     ctx.target = device
     graph, name, source = _open(model)
     original = Variant(clone(graph), device)

@@ -124,12 +124,12 @@ def _check_output(model: Path, output: Path, others: list[Path | None], *, force
     """Raise UsageError, before any work is done, if the output cannot be written or would replace an input."""
     from lpcc.door import files
 
+    check_writable(output)
     if not force:
         files.refuse_input(output, model.resolve())
     for other in others:
         if other is not None and other.resolve() == output.resolve():
             raise UsageError(f"{output}: is an input of this command; choose another output")
-    check_writable(output)
 
 
 def _hooks(model: Path, verify: bool, dump_dir: Path | None) -> list[Hook]:

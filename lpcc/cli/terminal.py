@@ -120,9 +120,10 @@ def check_writable(path: Path) -> None:
     """Raise UsageError if a file cannot be written to `path`, as far as can be told without writing."""
     import os
 
+    from lpcc.door.files import refuse_unwritable
+
     folder = path.resolve().parent
-    if path.is_dir():
-        raise UsageError(f"{path}: cannot be written: is a folder")
+    refuse_unwritable(path)
     if not folder.is_dir():
         raise UsageError(f"{path}: cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK):

@@ -134,7 +134,7 @@ class Dataset:
             count = len(block)
             feeds = block.arrays
             if not self._sampled:
-                feeds = {name: array[0] for name, array in feeds.items()}
+                feeds = {name: array[0, ...] for name, array in feeds.items()}  # an array even of a scalar
             elif self.fixed_batch and count < self.fixed_batch:
                 feeds = {name: _pad(array, self.fixed_batch) for name, array in feeds.items()}
             yield Batch(feeds, block.labels, count, self.fixed_batch or count)

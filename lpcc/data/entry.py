@@ -28,7 +28,7 @@ def user_function(text: str) -> Callable[..., Any]:
         raise UsageError(
             f"{text}: no module `{error.name}`; looked in {Path.cwd()} and the installed packages"
         ) from None
-    except Exception as error:  # whatever the user's module raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever the user's module raises while it is imported
         raise UsageError(f"{text}: importing `{module_name}` failed: {type(error).__name__}: {error}") from error
     function = getattr(module, name, None)
     if function is None:

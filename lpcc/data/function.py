@@ -63,7 +63,7 @@ class FunctionSource:
             yield from self._function()
         except (LpccError, GeneratorExit):
             raise
-        except Exception as error:  # whatever the user's function raises
+        except (Exception, SystemExit) as error:  # whatever the user's function raises
             raise DataError(f"{self.description}: raised {type(error).__name__}: {error}") from error
 
     def _block(self, item: object, where: str, first: int) -> Block:

@@ -90,7 +90,7 @@ class NpzSource:
                 return _read_header(stream)
         except ValueError as error:
             reason = " ".join(str(error).split())[:200]
-            raise DataError(f"{self._path}: member `{name}` is no NumPy array: {reason}") from None
+            raise DataError(f"{self._path}: member `{name}` is no NumPy array that lpcc reads: {reason}") from None
 
     def _check_size(self, file: zipfile.ZipFile, name: str, member: _Member) -> None:
         promised = math.prod(member.shape) * member.dtype.itemsize

@@ -237,7 +237,7 @@ def refuse_input(path: Path, *sources: Path | None) -> None:
         if target.resolve() in read_from or (
             target.exists() and any(map(target.samefile, filter(Path.exists, read_from)))
         ):
-            raise UsageError(f"{target}: is the input model; choose another output, or allow overwriting it")
+            raise UsageError(f"{target}: is the input model; choose another output, or overwrite it with --force")
 
 
 def _beside(path: Path) -> Path:
@@ -281,6 +281,14 @@ def _externalise(model: onnx.ModelProto, location: str) -> list[bytes]:
     return chunks
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Raise UsageError if `path` is something that a file must not take the place of: a folder, a device, a pipe."""
+    if path.is_dir():
+        raise UsageError(f"{path}: cannot be written: is a folder")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: cannot be written: is a device or a pipe, not a file")
+
+
 def write_bytes(contents: dict[Path, Iterable[bytes]]) -> None:
     """Write files whole or not at all: temporary files in the same folder, flushed to disk, then renamed in order.
 
@@ -290,10 +298,10 @@ def write_bytes(contents: dict[Path, Iterable[bytes]]) -> None:
     staged: list[tuple[Path, Path]] = []
     try:
         for path, chunks in contents.items():
-            if path.is_dir():
-                raise UsageError(f"{path}: cannot be written: is a folder")
-            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.resolve().parent)
-            staged.append((Path(name), path))
+            refuse_unwritable(path)
+            final = path.resolve()  # a link stays, the file that it names is written
+            handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=final.parent)
+            staged.append((Path(name), final))
             with os.fdopen(handle, "wb") as stream:
                 for chunk in chunks:
                     stream.write(chunk)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from lpcc.errors import UsageError
+from lpcc.errors import DataError, UsageError
 from lpcc.pipeline.guard import Judgement
 
 if TYPE_CHECKING:
@@ -147,7 +147,10 @@ class ImageJudge:
 
         if metric.name not in self._original_scores:
             self.ctx.progress(f"{metric.name} of the original", 0, 0)
-            self._original_scores[metric.name] = evaluate(self._reference, self._data, metric).value
+            score = evaluate(self._reference, self._data, metric).value
+            if not math.isfinite(score):
+                raise DataError(f"metric {metric.name} of the original model is {score}; it must be a finite number")
+            self._original_scores[metric.name] = score
         before = self._original_scores[metric.name]
         self.ctx.progress(f"{metric.name} of the result", 0, 0)
         score = evaluate(candidate, self._data, metric)

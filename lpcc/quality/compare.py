@@ -98,7 +98,10 @@ def evaluate(
     samples = 0
     for one in dataset.batches(batch):
         expected = {} if original is None else _run(original, one)
-        tally.add(_run(session, one), expected, one)
+        try:
+            tally.add(_run(session, one), expected, one)
+        except DataError as error:
+            raise DataError(f"{dataset.description}: {error}") from error
         samples += one.count
         if progress is not None:
             progress(samples)

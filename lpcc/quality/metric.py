@@ -205,7 +205,7 @@ class _CustomTally:
     def add(self, outputs: Outputs, reference: Outputs, batch: Batch) -> None:  # noqa: ARG002
         try:
             value = float(self.metric.function(dict(outputs), batch.labels))
-        except Exception as error:  # whatever the user's function raises
+        except (Exception, SystemExit) as error:  # whatever the user's function raises
             raise DataError(f"metric {self.metric.name} raised {type(error).__name__}: {error}") from error
         self.seen.add(value, batch.count)
 

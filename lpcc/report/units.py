@@ -15,6 +15,8 @@ def digits(value: float) -> str:
     """A number with three significant digits, without exponent: ``0.0123``, ``1.23``, ``123``, ``1234``."""
     if value == 0:
         return "0"
+    if not math.isfinite(value):
+        return str(value)
     places = 2 - math.floor(math.log10(abs(value)))
     return f"{value:.{min(max(places, 0), 6)}f}"
 

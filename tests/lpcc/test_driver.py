@@ -13,9 +13,11 @@ import pytest
 import lpcc
 from lpcc.data import Dataset
 from lpcc.driver import plan
-from lpcc.errors import ModelError, PassError, UsageError
+from lpcc.errors import DataError, ModelError, PassError, UsageError
 from lpcc.graph import from_proto
+from lpcc.pipeline.pays import Race
 from lpcc.pipeline.syntax import Pipeline
+from lpcc.pipeline.variant import Variant
 from lpcc.testing.golden import read_model
 
 RESIDUAL = """
@@ -116,6 +118,39 @@ def test_two_runs_give_the_same_bytes() -> None:
     assert results[0].model.SerializeToString(deterministic=True) == results[1].model.SerializeToString(
         deterministic=True
     )
+
+
+def test_quality_is_that_of_the_result_not_of_what_was_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def race(before: Variant, after: Variant, feeds: object) -> Race:
+        slow = any(node.op_type == "QuantizeLinear" for node in after.model.graph.node)
+        return Race(1.0, 2.0 if slow else 1.0, 2.0 if slow else 1.0, measured=False)
+
+    monkeypatch.setattr("lpcc.driver.race", race)
+    report = lpcc.optimize(read_model(RESIDUAL), target="arm-cortex-a", calib=images()).report
+    assert report.verdict.kept == "partly"
+    assert "taken back" in report.verdict.reasons[-1]
+    assert report.quality.agreement == 100
+    assert report.quality.sqnr_db is None or report.quality.sqnr_db > 80
+
+
+def test_a_metric_that_is_no_number_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "odd_metric.py").write_text("def nan(outputs, labels):\n    return float('nan')\n")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="metric odd_metric:nan of the original model is nan"):
+        lpcc.optimize(
+            read_model(RESIDUAL), target="arm-cortex-a", calib=images(), eval=images(), metric="odd_metric:nan"
+        )
+
+
+def test_a_scalar_input_is_no_reason_not_to_compare() -> None:
+    text = RESIDUAL.replace("image) =>", "image, float gain) =>").replace("r1 = Relu(n1)", "r1 = Mul(n1, gain)")
+    report = lpcc.optimize(read_model(text), target="arm-cortex-a", pipeline="exact").report
+    assert not any("not compared" in note for note in report.notes)
+
+
+def test_no_passes_is_not_the_pipeline_of_the_target() -> None:
+    with pytest.raises(UsageError, match="expected the name of a pass"):
+        lpcc.optimize(read_model(RESIDUAL), target="arm-cortex-a", pipeline="")
 
 
 def test_the_report_is_json_and_comes_back(tmp_path: Path) -> None:

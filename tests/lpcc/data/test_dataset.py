@@ -42,6 +42,7 @@ def test_inputs_that_share_no_sample_axis_come_one_set_at_a_time() -> None:
     assert len(batches) == 2
     assert {name: x.shape for name, x in batches[1].feeds.items()} == {"a": (2, 3), "b": (3, 4), "c": ()}
     assert batches[1].feeds["c"] == 1
+    assert isinstance(batches[1].feeds["c"], np.ndarray)  # onnxruntime takes no numpy scalars
 
 
 def test_checks_arrays_against_the_inputs() -> None:

@@ -29,6 +29,8 @@ def empty():
 def raises():
     yield {"x": np.zeros((1, 2), np.float32)}
     raise ValueError("disk on fire")
+def leaves():
+    raise SystemExit(0)
 def no_dict():
     yield np.zeros((1, 2), np.float32)
 def wrong_shape():
@@ -76,6 +78,7 @@ def test_counts_without_a_pass(module: str) -> None:
     [
         ("my_feeds:empty", DataError, "no samples"),
         ("my_feeds:raises", DataError, "raised ValueError: disk on fire"),
+        ("my_feeds:leaves", DataError, "raised SystemExit: 0"),
         ("my_feeds:no_dict", DataError, "item 0: is a ndarray, not a dict of arrays"),
         ("my_feeds:wrong_shape", DataError, "item 0: array `x` has samples of shape [3], the model takes [2]"),
         ("my_feeds:half_labelled", DataError, "item 1: `labels` must be in all items or in none"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from lpcc.report import units
     [
         (0, "0"), (1234.5, "1234"), (123.4, "123"), (12.34, "12.3"), (1.234, "1.23"), (0.1234, "0.123"),
         (0.001234, "0.00123"), (-1.234, "-1.23"), (1e-9, "0.000000"),
+        (math.inf, "inf"), (math.nan, "nan"),
     ],
 )  # fmt: skip
 def test_digits(value: float, text: str) -> None:
