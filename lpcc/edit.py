@@ -62,7 +62,7 @@ def scalar(tensor: gs.Tensor | None) -> float | None:
     if not isinstance(tensor, gs.Constant) or int(np.prod(tensor.shape)) != 1:
         return None
     values = np.asarray(tensor.values)
-    return None if values.dtype == object else float(values.reshape(-1)[0].astype(np.float64))
+    return None if values.dtype.kind in "Oc" else float(values.reshape(-1)[0].astype(np.float64))
 
 
 def subgraphs(node: gs.Node) -> list[gs.Graph]:
@@ -126,12 +126,13 @@ class Edit:
         self._removed: dict[int, gs.Node] = {}  # holds the nodes, so that no id is given out twice within the round
         self._added: list[gs.Node] = []
         self._outputs = _returned(graph)
+        self._rewired = False
 
     def __enter__(self) -> Edit:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        if kind is not None or not (self._removed or self._added):
+        if kind is not None or not (self._removed or self._added or self._rewired):
             return
         kept = [node for node in self.nodes if id(node) not in self._removed]
         kept += [node for node in self._added if id(node) not in self._removed]
@@ -220,6 +221,7 @@ class Edit:
         _drop_one(node.inputs[index].outputs, node)
         list.__setitem__(node.inputs, index, tensor)
         list.append(tensor.outputs, node)
+        self._rewired = True
 
     def replace_output(self, node: gs.Node, index: int, tensor: gs.Tensor) -> None:
         """Let output `index` of `node` be `tensor`, which nothing else may write. Users of the old one stay with it."""
@@ -233,21 +235,26 @@ class Edit:
 
     def replace_uses(self, old: gs.Tensor, new: gs.Tensor) -> None:
         """Let every consumer of `old`, also those inside subgraphs, read `new`. Graph outputs stay what they are."""
+        if old is new:
+            return
         for node in old.outputs:
             for index, tensor in enumerate(node.inputs):
                 if tensor is old:
                     list.__setitem__(node.inputs, index, new)
                     list.append(new.outputs, node)
         list.clear(old.outputs)
+        self._rewired = True
 
     def bypass(self, node: gs.Node, index: int = 0) -> bool:
         """Drop a node whose first output equals its input `index`: its consumers read that input.
 
         A graph output keeps its name: then the producer of the input writes it directly. False, with nothing changed,
         where that cannot be: the input is itself a graph output, a graph input or a constant, or is made outside
-        this graph.
+        this graph; and where another output of the node is used.
         """
         source, target = node.inputs[index], node.outputs[0]
+        if any(tensor.outputs or self.is_output(tensor) for tensor in node.outputs[1:]):
+            return False
         if not self.is_output(target):
             self.replace_uses(target, source)
             self.remove(node)
@@ -293,6 +300,7 @@ class Edit:
                 list.__setitem__(node.outputs, position, new)
                 _drop_one(old.inputs, node)
                 list.append(new.inputs, node)
+                self._rewired = True
                 return
 
     def _name(self, hint: str) -> str:
@@ -329,7 +337,7 @@ def index_names(root: gs.Graph) -> None:
     taken: set[str] = set()
     scopes = list(graphs(root))
     for scope in scopes:
-        taken.update(t.name for t in [*scope.inputs, *scope.outputs])
+        taken.update(t.name for t in [*scope.inputs, *scope.outputs, *scope.__dict__.get("loose", [])])
         for node in scope.nodes:
             taken.update(t.name for t in node.inputs)
             taken.update(t.name for t in node.outputs)

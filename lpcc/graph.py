@@ -14,6 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lpcc import edit
 from lpcc.door import exporter, files, importer
 from lpcc.errors import ModelError, PassError
 
@@ -83,13 +84,12 @@ def clone(graph: gs.Graph) -> gs.Graph:
     for name in ("producer_name", "producer_version", "ir_version"):
         setattr(copied, name, getattr(graph, name))
     copied.import_domains = None if graph.import_domains is None else list(graph.import_domains)
+    edit.index_names(copied)
     return copied
 
 
 def _clone(graph: gs.Graph, tensors: dict[int, gs.Tensor]) -> gs.Graph:
     import onnx_graphsurgeon as gs
-
-    from lpcc import edit
 
     def tensor(old: gs.Tensor) -> gs.Tensor:
         if not old.name:
