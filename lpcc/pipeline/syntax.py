@@ -118,7 +118,8 @@ def format_value(value: Any) -> str:
     if value is None:
         return "none"
     if isinstance(value, str):
-        return json.dumps(value) if not value or _SPECIAL & set(value) or not value.isprintable() else value
+        plain = value not in ("", "none") and value.isprintable() and not _SPECIAL & set(value)
+        return value if plain else json.dumps(value)
     return repr(value)
 
 
