@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
-from onnx import helper
+from onnx import AttributeProto, helper
 
+from lpcc.door import importer
 from lpcc.door.exporter import owned_constants
-from lpcc.door.lazy import elem_type
+from lpcc.door.lazy import Lazy, elem_type, numpy_dtype
 
 _SHOWN = 8
 
@@ -39,10 +40,28 @@ def type_text(dtype: Any, shape: Any) -> str:
     return f"{name}[{dims}]" if shape or dtype is None else name
 
 
+def kind_text(kind: onnx.TypeProto) -> str:
+    """A type of any kind: a tensor's as `type_text` has it, ``seq(...)``, ``optional(...)``, ``map(key, ...)``."""
+    match kind.WhichOneof("value"):
+        case "tensor_type":
+            return type_text(numpy_dtype(kind.tensor_type.elem_type), importer.shape(kind.tensor_type))
+        case "sparse_tensor_type":
+            sparse = kind.sparse_tensor_type
+            return f"sparse({type_text(numpy_dtype(sparse.elem_type), importer.shape(sparse))})"
+        case "sequence_type":
+            return f"seq({kind_text(kind.sequence_type.elem_type)})"
+        case "optional_type":
+            return f"optional({kind_text(kind.optional_type.elem_type)})"
+        case "map_type":
+            return f"map({type_text(numpy_dtype(kind.map_type.key_type), [])}, {kind_text(kind.map_type.value_type)})"
+        case other:
+            return other or "?"
+
+
 def _tensor_type(tensor: gs.Tensor) -> str:
     carried = getattr(tensor, "carried", None)
     if carried is not None and carried.HasField("type") and not carried.type.HasField("tensor_type"):
-        return onnx.helper.printable_type(carried.type)
+        return kind_text(carried.type)
     return type_text(tensor.dtype, tensor.shape)
 
 
@@ -115,7 +134,24 @@ def _attribute(value: Any) -> str:
     if isinstance(value, gs.Constant):
         return f"{type_text(value.dtype, value.shape)} {_values(value)}"
     if isinstance(value, onnx.AttributeProto):
-        return str(helper.printable_attribute(value)).partition("=")[2].strip()
+        return _message(value)
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_number(item) for item in value) + "]"
     return _number(value)
+
+
+def _message(attribute: onnx.AttributeProto) -> str:
+    """An attribute that Python values do not show: bytes, types, lists of tensors, sparse tensors."""
+    match attribute.type:
+        case AttributeProto.STRING:
+            return repr(attribute.s)
+        case AttributeProto.STRINGS:
+            return repr(list(attribute.strings))
+        case AttributeProto.TENSORS:
+            return f"[{', '.join(_attribute(gs.Constant(tensor.name, Lazy(tensor))) for tensor in attribute.tensors)}]"
+        case AttributeProto.TYPE_PROTO:
+            return kind_text(attribute.tp)
+        case AttributeProto.TYPE_PROTOS:
+            return f"[{', '.join(map(kind_text, attribute.type_protos))}]"
+        case _:
+            return " ".join(str(attribute).split())
