@@ -102,7 +102,7 @@ def link(node: gs.Node, inputs: Sequence[gs.Tensor], outputs: Sequence[gs.Tensor
 
 
 def _drop_one(items: list[Any], item: object) -> None:
-    """Remove one occurrence of `item`, by identity, looking from both ends: passes remove the oldest or newest users."""
+    """Remove one occurrence of `item`, by identity, looking from both ends: passes remove the oldest or newest user."""
     last = len(items) - 1
     for index in range(last // 2 + 1):
         for place in (last - index, index):

@@ -196,7 +196,7 @@ def _check_size(tensor: onnx.TensorProto, path: Path) -> None:
 def _read_external(tensor: onnx.TensorProto, path: Path) -> Path:
     """Read a tensor's data from the file it names, which must lie in the folder of the model; return that file."""
     where = f"{path}: external data of tensor `{tensor.name}`"
-    entries = {entry.key: entry.value for entry in tensor.external_data}
+    entries: dict[str, str] = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
     folder = path.parent.resolve()
     if not location or any(_leads_out(kind(location)) for kind in (PurePosixPath, PureWindowsPath)):

@@ -147,10 +147,10 @@ class ImageJudge:
 
         if metric.name not in self._original_scores:
             self.ctx.progress(f"{metric.name} of the original", 0, 0)
-            score = evaluate(self._reference, self._data, metric).value
-            if not math.isfinite(score):
-                raise DataError(f"metric {metric.name} of the original model is {score}; it must be a finite number")
-            self._original_scores[metric.name] = score
+            value = evaluate(self._reference, self._data, metric).value
+            if not math.isfinite(value):
+                raise DataError(f"metric {metric.name} of the original model is {value}; it must be a finite number")
+            self._original_scores[metric.name] = value
         before = self._original_scores[metric.name]
         self.ctx.progress(f"{metric.name} of the result", 0, 0)
         score = evaluate(candidate, self._data, metric)

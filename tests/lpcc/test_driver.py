@@ -23,7 +23,8 @@ from lpcc.testing.golden import read_model
 RESIDUAL = """
 <ir_version: 8, opset_import: ["" : 17]>
 net (float[batch,3,16,16] image) => (float[batch,10] logits)
-<float[16,3,3,3] w1, float[16,16,3,3] w2, float[16] scale, float[16] bias, float[16] mean, float[16] var, float[10,16] fc>
+<float[16,3,3,3] w1, float[16,16,3,3] w2, float[16] scale, float[16] bias, float[16] mean, float[16] var,
+ float[10,16] fc>
 {
   [conv1] c1 = Conv<pads=[1,1,1,1]>(image, w1)
   [bn1] n1 = BatchNormalization(c1, scale, bias, mean, var)
@@ -157,7 +158,8 @@ def test_the_report_is_json_and_comes_back(tmp_path: Path) -> None:
     report = lpcc.optimize(read_model(RESIDUAL), target="arm-cortex-m7", calib=images(), output="out.onnx").report
     text = json.dumps(report.to_json(), allow_nan=False)
     data = json.loads(text)
-    figures = "nodes parameters macs weight_bytes file_bytes latency_ms energy_mj peak_activation_bytes".split()
+    sizes = ["nodes", "parameters", "macs", "weight_bytes", "file_bytes"]
+    figures = [*sizes, "latency_ms", "energy_mj", "peak_activation_bytes"]
     assert list(data["before"]) == figures
     assert data["output"] == "out.onnx"
     assert type(report).from_json(data).to_json() == report.to_json()
@@ -228,3 +230,13 @@ def test_a_plan_writes_and_judges_nothing() -> None:
 def test_an_unknown_target_is_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="arm-cortex-a53"):
         lpcc.optimize(read_model(RESIDUAL), target="arm-cortex-53")
+
+
+def test_stale_types_do_not_change_the_cost_of_the_original() -> None:
+    text = RESIDUAL.replace("float[10,16] fc>", "float[10,16] fc, float[7,16,16,16] r1, float[1,16,9,9] c2>")
+    stale, plain = (
+        lpcc.optimize(read_model(each), target="arm-cortex-a", pipeline="exact").report for each in (text, RESIDUAL)
+    )
+    assert stale.before.macs == plain.before.macs
+    assert stale.before.peak_activation_bytes == plain.before.peak_activation_bytes
+    assert stale.after.peak_activation_bytes == plain.after.peak_activation_bytes
