@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 """Largest difference, relative to an output's magnitude, that still counts as rounding in float32."""
 
+_PERTURBED_RUNS = 3
+_PERTURBED_ROUNDINGS = 4
+_ROUNDING = {onnx.TensorProto.FLOAT: 2.0**-23, onnx.TensorProto.FLOAT16: 2.0**-10, onnx.TensorProto.BFLOAT16: 2.0**-7}
+
 
 def interface(model: onnx.ModelProto, side: str) -> list[tuple[str, str]]:
     """Names and types, in order, of a model's inputs without defaults (side "input"), or of its outputs ("output")."""
@@ -82,6 +86,36 @@ def largest_difference(expected: Mapping[str, Any], found: Mapping[str, Any]) ->
 def difference(reference: Session, candidate: Session, feeds: Mapping[str, np.ndarray]) -> tuple[str, float]:
     """The output in which two models differ most on `feeds`, and by how much."""
     return largest_difference(reference.run(feeds), candidate.run(feeds))
+
+
+def sensitivity(
+    model: onnx.ModelProto, reference: Session, feeds: Mapping[str, np.ndarray], expected: Mapping[str, Any]
+) -> dict[str, float]:
+    """How far each output of a model moves when its float inputs move by a few roundings (see `relative_difference`).
+
+    Roundings are those of the coarsest float type that the model holds. `reference` runs `model`, whose outputs on
+    `feeds` are `expected`. Two models that are equal within rounding may be so far apart: little for most, much for
+    float16, for rounding and sorting inside the model, and for very deep ones.
+    """
+    unit = _PERTURBED_ROUNDINGS * _coarsest_rounding(model)
+    moved = dict.fromkeys(expected, 0.0)
+    for seed in range(_PERTURBED_RUNS):
+        rng = np.random.default_rng(seed)
+        near = {
+            name: (value * (1 + unit * rng.uniform(-1, 1, value.shape))).astype(value.dtype)
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f"
+            else value
+            for name, value in feeds.items()
+        }
+        for name, value in reference.run(near).items():
+            moved[name] = max(moved[name], relative_difference(expected[name], value))
+    return moved
+
+
+def _coarsest_rounding(model: onnx.ModelProto) -> float:
+    kinds = {tensor.data_type for tensor in model.graph.initializer}
+    kinds |= {info.type.tensor_type.elem_type for info in [*model.graph.input, *model.graph.output]}
+    return max(rounding for kind, rounding in _ROUNDING.items() if kind in kinds or kind == onnx.TensorProto.FLOAT)
 
 
 def random_feeds(model: onnx.ModelProto, seed: int = 0, dims: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:

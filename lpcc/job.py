@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import onnx
 
+from lpcc.analysis.types import annotate
 from lpcc.errors import ModelError
 from lpcc.graph import clone, from_proto, load
 from lpcc.pipeline import Context, Fidelity, Need, Pass, Pipeline
@@ -112,6 +113,7 @@ def open_job(
     original = Variant(clone(graph), device)
     notes: list[str] = []
     reference = _reference(original.model, name, notes)
+    annotate(original.graph)  # now that its ONNX form, which keeps the types that the model states, is made
     job = Job(name, source, graph, original, device, steps, ctx, budget, reference, notes)
     if reference is not None:
         _open_data(job, reference, calib, evaluation, preprocess)

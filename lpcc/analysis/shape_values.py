@@ -18,9 +18,8 @@ import onnx_graphsurgeon as gs
 from lpcc import edit
 from lpcc.analysis import shape_rules, sizes, value_rules
 from lpcc.analysis.sizes import Size
-from lpcc.analysis.types import weights_to_inputs
+from lpcc.analysis.types import bodies, infer_types
 from lpcc.door import importer
-from lpcc.graph import to_proto
 
 _LARGEST = 1024  # elements; larger integer tensors say nothing about shapes
 
@@ -149,48 +148,27 @@ def _countable(constant: gs.Constant) -> bool:
 
 def _inferred(graph: gs.Graph) -> Inferred:
     """Numbers that ONNX's shape inference finds from the inputs and constants alone."""
-    model = to_proto(graph)
-    _forget(model.graph, is_body=False)
-    weights_to_inputs(model.graph)
     found: Inferred = {}
-    try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        inferred = model
-    for tensor, info in zip(graph.inputs, model.graph.input, strict=False):
-        _note(found, tensor, info)
-    _collect(graph, inferred.graph, found)
+    for tensor in graph.inputs:
+        if tensor.shape is not None:
+            _note(found, tensor, tensor.shape)
+    model = infer_types(graph)
+    if model is not None:
+        _collect(graph, model.graph, found)
     return found
-
-
-def _forget(proto: onnx.GraphProto, *, is_body: bool) -> None:
-    """Drop the shapes that the model states of anything but its inputs."""
-    del proto.value_info[:]
-    for info in [*proto.output, *(proto.input if is_body else [])]:
-        if info.type.HasField("tensor_type"):
-            info.type.tensor_type.ClearField("shape")
-    for node in proto.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _forget(attribute.g, is_body=True)
-            for body in attribute.graphs:
-                _forget(body, is_body=True)
 
 
 def _collect(graph: gs.Graph, proto: onnx.GraphProto, found: Inferred) -> None:
     infos = {info.name: info for info in [*proto.value_info, *proto.output]}
     for node, node_proto in zip(graph.nodes, proto.node, strict=True):
         for tensor in node.outputs:
-            if tensor.name in infos:
-                _note(found, tensor, infos[tensor.name])
-        bodies = [a.g for a in node_proto.attribute if a.HasField("g")]
-        bodies += [body for a in node_proto.attribute for body in a.graphs]
-        for body, body_proto in zip(edit.subgraphs(node), bodies, strict=False):
+            info = infos.get(tensor.name)
+            dims = importer.shape(info.type.tensor_type) if info and info.type.HasField("tensor_type") else None
+            if dims is not None:
+                _note(found, tensor, dims)
+        for body, body_proto in zip(edit.subgraphs(node), bodies(node_proto), strict=True):
             _collect(body, body_proto, found)
 
 
-def _note(found: Inferred, tensor: gs.Tensor, info: onnx.ValueInfoProto) -> None:
-    if info.type.HasField("tensor_type"):
-        dims = importer.shape(info.type.tensor_type)
-        if dims is not None:
-            found[id(tensor)] = (tensor, [dim if isinstance(dim, int) and dim >= 0 else None for dim in dims])
+def _note(found: Inferred, tensor: gs.Tensor, dims: Sequence[int | str | None]) -> None:
+    found[id(tensor)] = (tensor, [dim if isinstance(dim, int) and dim >= 0 else None for dim in dims])

@@ -17,31 +17,43 @@ _SMALL = 1024  # elements; larger constants say nothing about shapes
 def annotate(graph: gs.Graph) -> None:
     """Fill in `dtype` and `shape` of every variable that shape inference finds, in subgraphs too.
 
-    What is known already and more precise than what is inferred stays. Where inference fails (a custom operator, a
-    model that contradicts itself), what is known stays as it is.
+    Shapes follow from the inputs of the model and the constants alone. What the model states of tensors in between goes
+    stale when somebody makes its batch dynamic; it stays only where inference finds nothing (behind a custom operator,
+    in a model that contradicts itself).
+    """
+    model = infer_types(graph)
+    if model is not None:
+        _apply(graph, model.graph)
+
+
+def infer_types(graph: gs.Graph) -> onnx.ModelProto | None:
+    """The model with what ONNX's shape inference finds from its inputs and constants alone; None where that fails.
+
+    Nodes are those of the graph, in order; large weights are declared as inputs.
     """
     model = to_proto(graph)
+    _forget(model.graph, is_body=False)
     weights_to_inputs(model.graph)
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+        return onnx.shape_inference.infer_shapes(model, data_prop=True)
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
-        return
-    _apply(graph, inferred.graph)
+        return None
 
 
-def forget(graph: gs.Graph) -> None:
-    """Drop the types of all tensors between the inputs and the outputs; for passes that change shapes."""
-    for scope in edit.graphs(graph):
-        ends = {id(tensor) for tensor in [*graph.inputs, *graph.outputs]}
-        for node in scope.nodes:
-            for tensor in node.outputs:
-                if id(tensor) not in ends and not _is_other_kind(tensor):
-                    tensor.dtype, tensor.shape = None, None
+def _forget(proto: onnx.GraphProto, *, is_body: bool) -> None:
+    """Drop the shapes that the model states of anything but its inputs."""
+    del proto.value_info[:]
+    for info in [*proto.output, *(proto.input if is_body else [])]:
+        if info.type.HasField("tensor_type"):
+            info.type.tensor_type.ClearField("shape")
+    for node in proto.node:
+        for body in bodies(node):
+            _forget(body, is_body=True)
 
 
-def _is_other_kind(tensor: gs.Variable) -> bool:
-    carried = getattr(tensor, "carried", None)
-    return carried is not None and carried.HasField("type") and not carried.type.HasField("tensor_type")
+def bodies(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """The graphs among a node's attributes, in the order of `lpcc.edit.subgraphs`."""
+    return [body for a in node.attribute for body in ([a.g] if a.HasField("g") else a.graphs)]
 
 
 def weights_to_inputs(proto: onnx.GraphProto) -> None:
@@ -67,19 +79,17 @@ def _count(tensor: onnx.TensorProto) -> int:
 
 def _apply(graph: gs.Graph, proto: onnx.GraphProto) -> None:
     infos = {info.name: info for info in [*proto.value_info, *proto.output]}
+    pinned = {id(tensor) for tensor in graph.outputs if getattr(tensor, "carried", None) is None}
     for node, node_proto in zip(graph.nodes, proto.node, strict=True):
         for tensor in node.outputs:
             if tensor.name in infos and not isinstance(tensor, gs.Constant):
-                _refine(tensor, infos[tensor.name])
-        bodies = [a.g for a in node_proto.attribute if a.HasField("g")]
-        bodies += [g for a in node_proto.attribute for g in a.graphs]
-        inner = edit.subgraphs(node)
-        if len(inner) == len(bodies):
-            for body, body_proto in zip(inner, bodies, strict=True):
-                _apply(body, body_proto)
+                _take(tensor, infos[tensor.name], pinned)
+        for body, body_proto in zip(edit.subgraphs(node), bodies(node_proto), strict=True):
+            _apply(body, body_proto)
 
 
-def _refine(tensor: gs.Variable, info: onnx.ValueInfoProto) -> None:
+def _take(tensor: gs.Variable, info: onnx.ValueInfoProto, pinned: set[int]) -> None:
+    """Take over what was found; of a `pinned` tensor, whose own type is the interface, the shape stays."""
     if not info.type.HasField("tensor_type"):
         if info.HasField("type") and tensor.dtype is None and getattr(tensor, "carried", None) is None:
             tensor.carried = info
@@ -87,12 +97,5 @@ def _refine(tensor: gs.Variable, info: onnx.ValueInfoProto) -> None:
     found = importer.variable(info)
     if tensor.dtype is None or elem_type(tensor.dtype) == 0:
         tensor.dtype = found.dtype
-    if found.shape is None:
-        return
-    if tensor.shape is None or len(tensor.shape) != len(found.shape):
+    if found.shape is not None and (tensor.shape is None or id(tensor) not in pinned):
         tensor.shape = found.shape
-    else:
-        tensor.shape = [
-            new if isinstance(new, int) or old is None else old
-            for old, new in zip(tensor.shape, found.shape, strict=True)
-        ]

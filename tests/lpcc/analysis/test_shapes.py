@@ -8,7 +8,8 @@ from onnx import numpy_helper
 
 from lpcc.analysis.shapes import bind, constant_of
 from lpcc.analysis.types import annotate
-from lpcc.graph import from_proto
+from lpcc.graph import from_proto, to_proto
+from lpcc.testing.golden import read_model
 
 
 def parse(body: str, *, inputs: str, outputs: str, weights: dict[str, np.ndarray], opset: int = 17) -> gs.Graph:
@@ -103,3 +104,20 @@ def test_shape_arithmetic_of_real_exports_is_resolved(zoo, name: str) -> None:
     shapes = bind(graph)
     assert not any("unknown" in text for text in shapes.assumptions)
     assert all(shapes.of(tensor) for tensor in graph.outputs)
+
+
+def test_shapes_follow_from_the_inputs_not_from_what_the_model_states_in_between():
+    graph = from_proto(
+        read_model(
+            '<ir_version: 8, opset_import: ["": 17, "my": 1]>\n'
+            "g (float[N,3,8,8] x) => (float[1,4,6,6] y, float[1,5] z)\n"
+            "<float[4,3,3,3] w, float[1,4,6,6] c, float[1,4,6,6] r, float[1,7] o> {\n"
+            "  c = Conv(x, w)  r = Relu(c)  y = Neg(r)  o = my.Odd(c)  z = my.Odd(o)\n}"
+        )
+    )
+    outputs = [info.SerializeToString() for info in to_proto(graph).graph.output]
+    annotate(graph)
+    shapes = {tensor.name: tensor.shape for node in graph.nodes for tensor in node.outputs}
+    assert shapes["r"] == shapes["y"] == ["N", 4, 6, 6]
+    assert shapes["o"] == [1, 7]  # nobody else knows
+    assert [info.SerializeToString() for info in to_proto(graph).graph.output] == outputs
