@@ -107,7 +107,7 @@ def read_model(text: str) -> onnx.ModelProto:
 def check_golden(
     path: str | Path, context: Context | None = None, *, passes: Iterable[type[Pass]] = (), update: bool = False
 ) -> None:
-    """Run one golden case; with `update`, write its *changes* and *after* sections anew.
+    """Run one golden case; with `update`, write its *changes* and *after* sections anew, if the result is sound.
 
     The case's pipeline may name `passes` besides the built-in ones and those of installed plugins.
 
@@ -118,7 +118,7 @@ def check_golden(
     from lpcc.pipeline.runner import run_pipeline
 
     path = Path(path)
-    case = parse_case(path.read_text())
+    case = parse_case(path.read_text(encoding="utf-8"))
     pipeline = Pipeline.parse(case.settings["pipeline"], passes)
     before = read_model(case.before)
     graph = from_proto(before)
@@ -131,18 +131,16 @@ def check_golden(
         "".join(_summary(record.item.name, record.changes) for record in records) or "nothing\n",
         print_graph(from_proto(after)),
     )
-    if found != case:
-        if not update:
-            diff = difflib.unified_diff(
-                case.text.splitlines(), found.text.splitlines(), str(path), "result", lineterm=""
-            )
-            raise GoldenError("\n".join(diff))
-        path.write_text(found.text)
+    if found != case and not update:
+        diff = difflib.unified_diff(case.text.splitlines(), found.text.splitlines(), str(path), "result", lineterm="")
+        raise GoldenError("\n".join(diff))
     onnx.checker.check_model(after, full_check=True)
     exact = all(item.fidelity is Fidelity.EXACT for item in pipeline)
     if exact and case.settings.get("run") != "no":
         dims = dict(pair.split("=") for pair in case.settings.get("dims", "").split())
         assert_equivalent(read_model(case.before), after, dims={name: int(size) for name, size in dims.items()})
+    if found != case:
+        path.write_text(found.text, encoding="utf-8")
 
 
 def _summary(name: str, changes: Changes) -> str:
