@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 import lpcc
-from lpcc.data import Dataset
 
 EXAMPLE = Path(__file__).parent / "fashion_mnist"
 
@@ -21,11 +20,12 @@ def progress(what: str, done: int, total: int) -> None:
     print(f"  {what} {done}/{total or '?'}", file=sys.stderr)
 
 
-def read(file: str) -> Dataset:
-    """Images, and labels where there are any, as the network takes them: float32 (N, 1, 28, 28), normalised."""
+def read(file: str) -> dict[str, np.ndarray]:
+    """Arrays by input name, as the network takes them, float32 (N, 1, 28, 28) and normalised; `labels` if there are."""
     with np.load(EXAMPLE / file) as arrays:
-        images = (arrays["image"] / np.float32(255) - np.float32(0.286)) / np.float32(0.353)
-        return Dataset.from_arrays({"image": images}, arrays.get("labels"))
+        found = dict(arrays)
+    found["image"] = (found["image"] / np.float32(255) - np.float32(0.286)) / np.float32(0.353)
+    return found
 
 
 def compile_for(target: str, output: Path) -> lpcc.Result:

@@ -97,8 +97,8 @@ def optimize(
         model: a path, a model in memory or a graph.
         target: name or TOML file of the device; ``host`` is this machine, where speed is measured, not predicted.
         pipeline: passes in text form; the target's own by default.
-        calib: unlabelled images: an .npz keyed by input names, a folder, ``module:function`` or a Dataset. Without
-            them, approximate passes work on synthesised images.
+        calib: unlabelled images: an .npz keyed by input names, arrays in memory by those names, a folder,
+            ``module:function`` or a Dataset. Without them, approximate passes work on synthesised images.
         eval: labelled images, of the same kinds.
         preprocess: TOML file that says how images become inputs.
         metric: how quality is judged with labels; ``top1`` by default.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import takewhile
@@ -33,7 +34,7 @@ _CHECKED_SAMPLES = 2
 _RUNTIME_DOMAINS = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"}
 
 Model: TypeAlias = "str | Path | onnx.ModelProto | gs.Graph"
-Images: TypeAlias = "str | Path | Dataset"
+Images: TypeAlias = "str | Path | Mapping[str, np.ndarray] | Dataset"
 
 
 @dataclass
@@ -161,7 +162,7 @@ def _open_data(
 
     def opened(data: Images, labels_needed: bool) -> Dataset:
         if isinstance(data, Dataset):
-            return data
+            return data.serving(reference.inputs)
         return Dataset.open(data, reference.inputs, recipe, labels_needed=labels_needed)
 
     if calib is not None:

@@ -15,7 +15,7 @@ from lpcc.data.folder import FolderSource
 from lpcc.data.function import FunctionSource
 from lpcc.data.npz import NpzSource
 from lpcc.data.preprocess import Preprocess
-from lpcc.data.rows import Rows, sample_axis, without_axis
+from lpcc.data.rows import LABELS, Rows, sample_axis, without_axis
 from lpcc.data.source import Head, Source
 from lpcc.errors import DataError
 from lpcc.runtime.spec import Array, TensorSpec
@@ -63,12 +63,12 @@ class Dataset:
     @classmethod
     def open(
         cls,
-        spec: str | Path,
+        spec: str | Path | Mapping[str, Array],
         inputs: Sequence[TensorSpec],
         preprocess: Path | Preprocess | None = None,
         labels_needed: bool = False,
     ) -> Dataset:
-        """Data for a model's inputs from an .npz file, a folder of images, or ``module:function``.
+        """Data for a model's inputs from an .npz file, the like in memory, a folder of images, or ``module:function``.
 
         `preprocess` is how images become inputs (a TOML file): needed for folders, applied to arrays of uint8
         elsewhere. Raises DataError in one line naming file and array when the data does not fit the inputs, UsageError
@@ -76,11 +76,13 @@ class Dataset:
         """
         if isinstance(preprocess, Path):
             preprocess = Preprocess.load(preprocess)
+        where = "arrays" if isinstance(spec, Mapping) else str(spec)
         if not inputs:
-            raise DataError(f"{spec}: the model has no inputs to feed")
-        source = _source(str(spec), Rows(without_axis(inputs), preprocess))
+            raise DataError(f"{where}: the model has no inputs to feed")
+        rows = Rows(without_axis(inputs), preprocess)
+        source = _in_memory(spec, rows) if isinstance(spec, Mapping) else _source(where, rows)
         if labels_needed and not source.labelled:
-            raise DataError(f"{spec}: has no labels: {_how_to_label(source)}")
+            raise DataError(f"{where}: has no labels: {_how_to_label(source)}")
         return cls(source, inputs)
 
     @classmethod
@@ -139,9 +141,30 @@ class Dataset:
                 feeds = {name: _pad(array, self.fixed_batch) for name, array in feeds.items()}
             yield Batch(feeds, block.labels, count, self.fixed_batch or count)
 
+    def serving(self, inputs: Sequence[TensorSpec]) -> Dataset:
+        """The same samples in the batches that a model of these inputs takes.
+
+        Raises DataError if they are samples for inputs of other names or types.
+        """
+        wanted, here = ({spec.name: spec.dtype for spec in specs} for specs in (inputs, self._inputs))
+        for name in sorted({*wanted, *here}):
+            if name not in here:
+                raise DataError(f"{self.description}: no array `{name}`; arrays are keyed by input name")
+            if name not in wanted:
+                raise DataError(f"{self.description}: array `{name}` is no input of the model")
+            taken, held = wanted[name], here[name]
+            if taken is not None and held is not None and taken != held:
+                raise DataError(f"{self.description}: array `{name}` is {held}; the model takes {taken}")
+        return Dataset(self._source, inputs, is_synthetic=self.is_synthetic)
+
     def head(self, count: int) -> Dataset:
         """The first `count` samples (all, if there are fewer)."""
         return Dataset(Head(self._source, count), self._inputs, is_synthetic=self.is_synthetic)
+
+
+def _in_memory(arrays: Mapping[str, Array], rows: Rows) -> Source:
+    """Arrays as an .npz file would hold them, labels among them."""
+    return ArraySource({name: array for name, array in arrays.items() if name != LABELS}, arrays.get(LABELS), rows)
 
 
 def _source(spec: str, rows: Rows) -> Source:

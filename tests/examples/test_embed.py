@@ -34,7 +34,7 @@ def test_script(embed: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
 def test_refused_data_is_one_line(
     embed: ModuleType, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embed, "read", lambda _: embed.Dataset.from_arrays({"image": embed.np.zeros((0, 1, 28, 28))}))
+    monkeypatch.setattr(embed, "read", lambda _: {"image": embed.np.zeros((0, 1, 28, 28), "float32")})
     assert embed.main() == 1
     assert capsys.readouterr().err.startswith("compiler: ")
     assert not Path("clothes.arm-cortex-a53.onnx").exists()

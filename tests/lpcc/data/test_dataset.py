@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lpcc.data import Dataset, TensorSpec
+from lpcc.data import Dataset, Preprocess, TensorSpec
 from lpcc.errors import DataError
 
 F32 = np.dtype(np.float32)
@@ -58,3 +58,41 @@ def test_a_model_without_inputs_takes_no_data() -> None:
 def test_an_input_that_is_no_tensor_takes_no_data() -> None:
     with pytest.raises(DataError, match="input `x` of the model is no tensor"):
         Dataset.from_arrays({"x": rows(5, 2)}, None, [TensorSpec("x", None, None)])
+
+
+class TestArraysInMemory:
+    SPECS = (TensorSpec("x", F32, (None, 1, 2, 2)),)
+
+    def test_are_like_those_of_a_file(self) -> None:
+        arrays = {"x": rows(5, 1, 2, 2), "labels": np.arange(5), "other": rows(1)}
+        (batch,) = Dataset.open(arrays, self.SPECS, labels_needed=True).batches(8)
+        np.testing.assert_array_equal(batch.feeds["x"], arrays["x"])
+        assert batch.labels is not None
+        assert batch.labels.tolist() == [0, 1, 2, 3, 4]
+
+    def test_are_preprocessed(self) -> None:
+        images = np.full((3, 1, 2, 2), 255, np.uint8)
+        (batch,) = Dataset.open({"x": images}, self.SPECS, Preprocess(divide=255, mean=(0.5,), std=(0.25,))).batches(8)
+        np.testing.assert_array_equal(batch.feeds["x"], np.full((3, 1, 2, 2), 2, np.float32))
+
+    def test_without_labels(self) -> None:
+        with pytest.raises(DataError, match="arrays: has no labels: add a `labels` array"):
+            Dataset.open({"x": rows(5, 1, 2, 2)}, self.SPECS, labels_needed=True)
+
+
+class TestServing:
+    def test_a_fixed_batch(self) -> None:
+        data = Dataset.from_arrays({"x": rows(5, 2)}).serving([TensorSpec("x", F32, (3, 2))])
+        assert [(batch.count, batch.rows) for batch in data.batches(64)] == [(3, 3), (2, 3)]
+
+    @pytest.mark.parametrize(
+        ("spec", "says"),
+        [
+            (TensorSpec("y", F32, (None, 2)), "array `x` is no input of the model"),
+            (TensorSpec("a", F32, (None, 2)), "no array `a`"),
+            (TensorSpec("x", np.dtype(np.float64), (None, 2)), "array `x` is float32; the model takes float64"),
+        ],
+    )
+    def test_other_inputs(self, spec: TensorSpec, says: str) -> None:
+        with pytest.raises(DataError, match=f"arrays: {says}"):
+            Dataset.from_arrays({"x": rows(5, 2)}).serving([spec])
