@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx_graphsurgeon.ir.tensor import LazyValues, SparseValues
 
 from lpcc.errors import ModelError
+
+_MOST_DENSE = 2**31  # elements
 
 
 @cache
@@ -54,7 +57,7 @@ class Lazy(LazyValues):  # type: ignore[misc]
         self.tensor = tensor
         self.shape = list(tensor.dims)
         self.dtype = numpy_dtype(tensor.data_type)
-        self.nbytes = int(np.prod(self.shape, dtype=np.int64)) * (self.dtype.itemsize if self.dtype else 0)
+        self.nbytes = math.prod(self.shape) * (self.dtype.itemsize if self.dtype else 0)
 
     def load(self) -> np.ndarray:
         """Values as an array of this shape and type. Not writable: weights are shared, a pass makes new ones."""
@@ -70,10 +73,17 @@ class Sparse(SparseValues):  # type: ignore[misc]
         self.tensor = tensor
         self.shape = list(tensor.dims)
         self.dtype = numpy_dtype(tensor.values.data_type)
-        self.nbytes = int(np.prod(self.shape, dtype=np.int64)) * (self.dtype.itemsize if self.dtype else 0)
+        self.nbytes = math.prod(self.shape) * (self.dtype.itemsize if self.dtype else 0)
 
     def load(self) -> np.ndarray:
-        """Values as a dense array."""
+        """Values as a dense array.
+
+        Raises:
+            ModelError: the shape claims more than any real weight has: some bytes can claim terabytes.
+        """
+        if math.prod(self.shape) > _MOST_DENSE:
+            name = self.tensor.values.name
+            raise ModelError(f"sparse tensor `{name}` of shape {self.shape} is too large to be made dense")
         dense = np.zeros(self.shape, dtype=self.dtype)
         indices = numpy_helper.to_array(self.tensor.indices)
         values = numpy_helper.to_array(self.tensor.values)

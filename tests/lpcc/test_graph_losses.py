@@ -14,6 +14,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
 
 from lpcc import edit
+from lpcc.errors import ModelError
 from lpcc.graph import clone, from_proto, to_proto
 from lpcc.runtime import Session
 
@@ -323,6 +324,22 @@ def test_stock_loses_small_number_formats_once_touched(dtype: Any) -> None:
     except Exception:  # of several kinds
         return
     assert after.graph.initializer[0] != small_weight(dtype).graph.initializer[0]
+
+
+def test_a_sparse_weight_is_read_as_a_dense_one() -> None:
+    graph = from_proto(ALSO_KEPT["sparse initialiser"]())
+    assert graph.nodes[0].inputs[1].values.tolist() == [0, 5, 0, 6]
+    flat = to_proto(graph)
+    assert not flat.graph.sparse_initializer
+    assert numpy_helper.to_array(flat.graph.initializer[0]).tolist() == [0, 5, 0, 6]
+
+
+def test_a_sparse_weight_that_claims_terabytes_is_not_made_dense() -> None:
+    before = ALSO_KEPT["sparse initialiser"]()
+    before.graph.sparse_initializer[0].dims[:] = [2**40, 2**20]
+    graph = from_proto(before)
+    with pytest.raises(ModelError, match="too large to be made dense"):
+        edit.const(graph.nodes[0].inputs[1])
 
 
 def test_the_opset_is_written() -> None:
