@@ -13,11 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 
 from lpcc import edit
 from lpcc.door import files
 from lpcc.errors import ModelError
+from lpcc.graph import clone
 from lpcc.job import Images, Job, Model, open_job
 from lpcc.pipeline import Context, Need, Pass, Pipeline
 from lpcc.pipeline.exactness import check_exact
@@ -156,11 +158,13 @@ def plan(
     if job.ctx.calibration is not None:
         job.ctx.calibration = job.ctx.calibration.head(_PLANNED_SAMPLES)
     records = run_pipeline(job.graph, job.exact_passes, job.ctx)
+    exact = Variant(clone(job.graph), job.target)
     records += run_pipeline(job.graph, _runnable(job), job.ctx)
     job.notes.append("a plan: nothing was judged or written")
-    result = Variant(job.graph, job.target)
-    pays = race(job.original, result, None)
-    decision = Decision(result, "optimised", True, (), tuple(records), race=pays)
+    decision = Decision(Variant(job.graph, job.target), "optimised", True, (), tuple(records))
+    decision = _against_exact(exact, decision, None)
+    result = decision.result
+    decision = replace(decision, race=race(job.original, result, None))
     return build_report(job, decision, result.model.ByteSize(), None)
 
 
@@ -183,10 +187,7 @@ def _decide(job: Job, hooks: Sequence[Hook]) -> Decision:
     decision = _guarded(job, exact, passes, judge, hooks, records)
     judged = decision.result
     if decision.result is not exact:
-        against_exact = race(exact, decision.result, job.feeds())
-        if not against_exact.pays:
-            reasons = (*decision.reasons, f"approximate passes taken back: {against_exact}")
-            decision = replace(decision, result=exact, kept="partly", reasons=reasons, returned=(), noise={})
+        decision = _against_exact(exact, decision, job.feeds())
     decision = _against_original(job, decision)
     if decision.result is judged:
         return decision
@@ -196,7 +197,7 @@ def _decide(job: Job, hooks: Sequence[Hook]) -> Decision:
 def _runnable(job: Job) -> list[Pass]:
     """The guarded passes; none where there is nothing to judge them on."""
     passes = job.guarded_passes
-    if not passes or job.reference is None:
+    if not passes or job.only_exact:
         return []
     made_up = job.ctx.calibration is not None and job.ctx.calibration.is_synthetic
     if made_up and not job.ctx.hints and any(Need.CALIBRATION in item.needs for item in passes):
@@ -246,6 +247,15 @@ def _noise(exact: Variant, result: Variant, outcome: Outcome, judge: ImageJudge)
         return {}
     noise = judge.layer_noise(exact.model, result.model, sorted(set(outputs.values())))
     return {layer: noise[tensor] for layer, tensor in outputs.items()}
+
+
+def _against_exact(exact: Variant, decision: Decision, feeds: Mapping[str, np.ndarray] | None) -> Decision:
+    """The decision, or the exact graph where what the approximate passes made of it is no faster."""
+    against_exact = race(exact, decision.result, feeds)
+    if against_exact.pays:
+        return decision
+    reasons = (*decision.reasons, f"approximate passes taken back: {against_exact}")
+    return replace(decision, result=exact, kept="partly", reasons=reasons, returned=(), noise={})
 
 
 def _against_original(job: Job, decision: Decision) -> Decision:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from lpcc.analysis.types import annotate
-from lpcc.errors import ModelError
+from lpcc.errors import DataError, ModelError
 from lpcc.graph import clone, from_proto, load
 from lpcc.pipeline import Context, Fidelity, Need, Pass, Pipeline
 from lpcc.pipeline.judge import Budget
@@ -42,7 +42,8 @@ class Job:
     """One compilation under way.
 
     `graph` is the one that passes rewrite, `original` the model as it came. `reference` runs the original in
-    onnxruntime with optimisations off; None where onnxruntime lacks some of its operators. `notes` go into the report.
+    onnxruntime with optimisations off; None where onnxruntime lacks some of its operators. `only_exact`: the other
+    passes cannot run, as nobody can tell what they cost. `notes` go into the report.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Job:
     ctx: Context
     budget: Budget
     reference: Session | None
+    only_exact: bool
     notes: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
@@ -75,20 +77,23 @@ class Job:
         return stored_bytes(self.source, self.original.cost.weight_bytes)
 
     @cached_property
-    def samples(self) -> Dataset:
-        """Images to run the model on: the calibration ones, else made-up ones of the right types and shapes."""
+    def samples(self) -> Dataset | None:
+        """Images to run the model on: the calibration ones, else made-up ones of the right types and shapes.
+
+        None where the model cannot be run, or takes what cannot be made up, such as text.
+        """
         from lpcc.data import Dataset
 
-        if self.ctx.calibration is not None:
+        if self.ctx.calibration is not None or self.reference is None:
             return self.ctx.calibration
-        inputs = () if self.reference is None else self.reference.inputs
-        return Dataset.synthetic(inputs, _CHECKED_SAMPLES, self.ctx.seed)
+        try:
+            return Dataset.synthetic(self.reference.inputs, _CHECKED_SAMPLES, self.ctx.seed)
+        except DataError:
+            return None
 
     def feeds(self) -> dict[str, np.ndarray] | None:
         """One sample; None where the model cannot be run."""
-        if self.reference is None:
-            return None
-        return next(iter(self.samples.batches(1))).feeds
+        return None if self.samples is None else next(iter(self.samples.batches(1))).feeds
 
 
 def open_job(
@@ -115,9 +120,10 @@ def open_job(
     notes: list[str] = []
     reference = _reference(original.model, name, notes)
     annotate(original.graph)  # now that its ONNX form, which keeps the types that the model states, is made
-    job = Job(name, source, graph, original, device, steps, ctx, budget, reference, notes)
+    job = Job(name, source, graph, original, device, steps, ctx, budget, reference, reference is None, notes)
     if reference is not None:
         _open_data(job, reference, calib, evaluation, preprocess)
+    if not job.only_exact:
         check_needs(job.guarded_passes, ctx)
     return job
 
@@ -180,9 +186,14 @@ def _make_up_images(job: Job, reference: Session) -> None:
     from lpcc.data import Dataset
 
     job.ctx.hints = bn_statistics(job.graph)
-    if not job.ctx.hints:
-        job.ctx.calibration = Dataset.synthetic(reference.inputs, _CHECKED_SAMPLES, job.ctx.seed)
+    try:
+        if not job.ctx.hints:
+            job.ctx.calibration = Dataset.synthetic(reference.inputs, _CHECKED_SAMPLES, job.ctx.seed)
+            return
+        job.ctx.progress("synthesising images", 0, 0)
+        job.ctx.calibration = Dataset.synthetic(job.original.model, _SYNTHETIC_IMAGES, job.ctx.seed)
+    except DataError as error:
+        job.only_exact = True
+        job.notes.append(f"only exact passes ran: {error}")
         return
-    job.ctx.progress("synthesising images", 0, 0)
-    job.ctx.calibration = Dataset.synthetic(job.original.model, _SYNTHETIC_IMAGES, job.ctx.seed)
     job.notes.append("not verified by real data: ranges and quality come from synthesised images; give --calib")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from lpcc.errors import DataError, UsageError
+from lpcc.errors import DataError, ModelError, PassError, UsageError
 from lpcc.pipeline.guard import Judgement
 
 if TYPE_CHECKING:
@@ -31,10 +31,10 @@ _LAYER_SAMPLES = 16
 class Budget:
     """How much worse a result may be.
 
-    `max_drop` counts in the unit of the metric, percentage points for accuracies; None without labels. `min_agreement`,
-    in percent of the samples, is a floor for models that give class scores, `min_sqnr`, in dB, one for all models. A
-    floor of None was not asked for; without labels defaults take its place: 90 % for models that give class scores,
-    10 dB for all others.
+    `max_drop` counts in the unit of the metric, percentage points for accuracies; None without labels, and for metrics
+    that compare with the original. `min_agreement`, in percent of the samples, is a floor for models that give class
+    scores, `min_sqnr`, in dB, one for all models. A floor of None was not asked for; where there is no `max_drop`
+    defaults take its place: 90 % for models that give class scores, 10 dB for all others.
     """
 
     metric: str | None
@@ -54,16 +54,20 @@ class Budget:
     ) -> Budget:
         """The budget with what the user left open filled in.
 
+        A metric that has no value for the original itself cannot fall: then the floors are the budget.
+
         Raises:
-            UsageError: a number is out of its range.
+            UsageError: a number is out of its range, or there is no such metric.
         """
+        from lpcc.quality import parse_metric
+
         if not (math.isfinite(max_drop) and max_drop >= 0):
             raise UsageError(f"--max-drop takes a number of percentage points from 0 on, not {max_drop:g}")
         if min_agreement is not None and not 0 <= min_agreement <= 100:
             raise UsageError(f"--min-agreement takes percent between 0 and 100, not {min_agreement:g}")
-        if labelled:
-            return cls(metric or "top1", max_drop, min_agreement, min_sqnr)
-        return cls(metric, None, min_agreement, min_sqnr)
+        name = metric or ("top1" if labelled else None)
+        falls = name is not None and not parse_metric(name).needs_reference
+        return cls(name, max_drop if falls else None, min_agreement, min_sqnr)
 
     def floors(self, *, classes: bool) -> tuple[float | None, float | None]:
         """The floors of agreement and SQNR for a model that gives class scores, or one that does not."""
@@ -88,7 +92,10 @@ class ImageJudge:
         """The judgement on a candidate."""
         from lpcc.quality import compare
 
-        candidate = self._session(model)
+        try:
+            candidate = self._session(model)
+        except ModelError as error:
+            raise PassError(f"after the approximate passes {error}; find the pass with `lpcc bisect`") from error
         likeness = compare(self._reference, candidate, self._data.head(_COMPARED_SAMPLES))
         metric = self._metric(likeness)
         if metric.needs_reference:

@@ -240,3 +240,39 @@ def test_stale_types_do_not_change_the_cost_of_the_original() -> None:
     assert stale.before.macs == plain.before.macs
     assert stale.before.peak_activation_bytes == plain.before.peak_activation_bytes
     assert stale.after.peak_activation_bytes == plain.after.peak_activation_bytes
+
+
+@pytest.mark.parametrize("pipeline", ["exact", None])
+def test_a_model_whose_inputs_cannot_be_made_up_gets_the_exact_passes(pipeline: str | None) -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> '
+        "g (seq(float[2]) s, int64 i) => (float[2] y) { a = Identity(s)  b = SequenceAt(a, i)  y = Neg(b) }"
+    )
+    result = lpcc.optimize(read_model(text), target="arm-cortex-a", pipeline=pipeline)
+    assert [node.op_type for node in result.model.graph.node] == ["SequenceAt", "Neg"]
+    assert any("cannot be made up" in note for note in result.report.notes)
+
+
+def test_a_plan_says_what_would_be_taken_back() -> None:
+    text = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[batch,4,4,4] x) => (float[batch,4,4,4] y) <float[4,4,1,1] w> {
+  a = Conv(x, w)
+  y = Sin(a)
+}"""
+    x = Dataset.from_arrays({"x": np.random.default_rng(0).standard_normal((4, 4, 4, 4)).astype(np.float32)})
+    report = plan(read_model(text), target="arm-cortex-a", calib=x)
+    made = lpcc.optimize(read_model(text), target="arm-cortex-a", calib=x).report
+    assert report.verdict.kept == made.verdict.kept
+    assert report.verdict.reasons == made.verdict.reasons
+    assert report.after.latency_ms == made.after.latency_ms
+
+
+def test_a_metric_that_compares_with_the_original_is_guarded_by_the_floors() -> None:
+    x = np.random.default_rng(0).standard_normal((8, 3, 16, 16)).astype(np.float32)
+    labelled = Dataset.from_arrays({"image": x}, labels=np.zeros(8, np.int64))
+    report = lpcc.optimize(
+        read_model(RESIDUAL), target="arm-cortex-a", calib=images(), eval=labelled, metric="sqnr", min_agreement=None
+    ).report
+    assert report.quality.max_drop is None
+    assert report.quality.min_agreement == 90

@@ -11,10 +11,9 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-
+from lpcc.errors import DataError, PassError, UsageError
 from lpcc import edit
 from lpcc.data import Dataset
-from lpcc.errors import UsageError
 from lpcc.graph import from_proto, to_proto
 from lpcc.pipeline import Changes, Context, Fidelity, Pass
 from lpcc.pipeline.guard import Judgement, Returned, run_guarded, skipping
@@ -139,6 +138,16 @@ def test_passes_that_cannot_skip_are_taken_back_whole() -> None:
     assert "agree with the original, the floor is 90 %" in outcome.judgement.problem
 
 
+def test_a_budget_that_only_the_exact_graph_keeps_is_not_met() -> None:
+    everything = Budget.of(None, 1.0, None, 110.0, labelled=False)  # dB
+    exact, outcome = guarded([Blur()], Context(calibration=images()), everything)
+    assert not outcome.kept
+    assert outcome.graph is exact
+    assert {r.layer for r in outcome.returned} == {"conv1", "conv2", "conv3", "fc"}
+    assert outcome.judgement.problem is not None
+    assert "the floor is 110 dB" in outcome.judgement.problem
+
+
 def test_the_exact_graph_is_never_touched() -> None:
     model = read_model(CLASSIFIER)
     exact, _ = guarded([Blur(bad=("conv1",))], Context(calibration=images()), UNLABELLED)
@@ -195,3 +204,22 @@ def test_no_images_is_a_usage_error(tmp_path: Path) -> None:
     model = read_model(CLASSIFIER)
     with pytest.raises(UsageError, match="give --calib or --eval"):
         ImageJudge(model, Context(), UNLABELLED)(model)
+
+
+def test_a_candidate_that_onnxruntime_refuses_is_a_bug_not_bad_input() -> None:
+    model = read_model(CLASSIFIER)
+    x = np.random.default_rng(0).standard_normal((4, 3, 6, 6)).astype(np.float32)
+    ctx = Context(calibration=Dataset.from_arrays({"x": x}))
+    broken = onnx.ModelProto()
+    broken.CopyFrom(model)
+    broken.graph.node[1].op_type = "NoSuchOperator"
+    with pytest.raises(PassError, match="after the approximate passes onnxruntime refuses"):
+        ImageJudge(model, ctx, UNLABELLED)(broken)
+
+
+@pytest.mark.parametrize("metric", ["sqnr", "cosine", "agreement", "relative-error"])
+@pytest.mark.parametrize("labelled", [True, False])
+def test_what_cannot_fall_is_guarded_by_floors(metric: str, labelled: bool) -> None:
+    budget = Budget.of(metric, 1.0, None, None, labelled=labelled)
+    assert budget.floors(classes=True) == (90.0, None)
+    assert budget.floors(classes=False) == (None, 10.0)
