@@ -4,6 +4,8 @@ PYTHON ?= $(shell for each in python3.11 python3 python3.12 python3.13 python3.1
 WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
+# Without setuptools' remark, at each editable install, that the current folder comes first on Python's path.
+INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet
 EXAMPLE := examples/fashion_mnist
 
 .PHONY: demo test test-slow conformance lint typecheck clean
@@ -31,20 +33,20 @@ lint: $(VENV)/.dev
 typecheck: $(VENV)/.dev
 	rm -rf build && mkdir -p build/typecheck
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir build/typecheck .
-	$(BIN)/python -m pip install --quiet --no-deps --target build/typecheck/site build/typecheck/*.whl
+	$(INSTALL) --no-deps --target build/typecheck/site build/typecheck/*.whl
 	cd build/typecheck/site && ../../../$(BIN)/python -m mypy --config-file ../../../pyproject.toml -p lpcc
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python ..." >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(INSTALL) --upgrade pip
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --editable .
+	$(INSTALL) --editable .
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	$(INSTALL) --editable ".[dev]"
 	touch $@
 
 clean:
