@@ -11,9 +11,10 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
-from lpcc.errors import DataError, PassError, UsageError
+
 from lpcc import edit
 from lpcc.data import Dataset
+from lpcc.errors import PassError, UsageError
 from lpcc.graph import from_proto, to_proto
 from lpcc.pipeline import Changes, Context, Fidelity, Pass
 from lpcc.pipeline.guard import Judgement, Returned, run_guarded, skipping
