@@ -11,6 +11,7 @@ from lpcc.door import importer
 from lpcc.door.lazy import elem_type
 from lpcc.graph import to_proto
 
+_FAR = 2**20  # elements of a Range
 _SMALL = 1024  # elements; larger constants say nothing about shapes
 
 
@@ -35,9 +36,19 @@ def infer_types(graph: gs.Graph) -> onnx.ModelProto | None:
     _forget(model.graph, is_body=False)
     weights_to_inputs(model.graph)
     try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=True)
+        return onnx.shape_inference.infer_shapes(model, data_prop=not _counts_far(graph))
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         return None
+
+
+def _counts_far(graph: gs.Graph) -> bool:
+    """Whether a Range of constants is so long that ONNX, which propagates it element by element, takes all memory."""
+    for node in edit.nodes(graph):
+        if edit.op(node) == "Range":
+            start, limit, delta = (edit.scalar(edit.inp(node, place)) for place in range(3))
+            if start is not None and limit is not None and delta and abs(limit - start) > _FAR * abs(delta):
+                return True
+    return False
 
 
 def _forget(proto: onnx.GraphProto, *, is_body: bool) -> None:

@@ -6,8 +6,15 @@ Nothing heavy is imported before a command needs it, so that ``lpcc --help`` ans
 from __future__ import annotations
 
 import io
+import os
 import sys
-from typing import NoReturn
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+
+def _nowhere() -> TextIO:
+    """Where text goes that nobody wants: Python has no stream where the caller closed it."""
+    return Path(os.devnull).open("w", encoding="utf-8")
 
 
 def main() -> NoReturn:
@@ -18,6 +25,8 @@ def main() -> NoReturn:
 
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # of libraries; lpcc says what it has to say in its own words
+    sys.stdout = sys.stdout or _nowhere()
+    sys.stderr = sys.stderr or _nowhere()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names in models may hold what the terminal cannot show

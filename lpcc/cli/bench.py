@@ -10,9 +10,12 @@ import typer
 
 from lpcc.cli import options
 from lpcc.cli.terminal import Terminal
+from lpcc.errors import ModelError
 
 if TYPE_CHECKING:
-    from lpcc.runtime import Comparison, Timing
+    import onnx
+
+    from lpcc.runtime import Comparison, Session, Timing
 
 
 def bench(
@@ -42,24 +45,24 @@ def bench(
 
     from lpcc.cli.feeds import data_feeds, random_feeds
     from lpcc.door import files
-    from lpcc.runtime import Session, compare, measure
+    from lpcc.runtime import compare, measure
 
     model = files.read(a)
     other = None if b is None else files.read(b)
     feeds = next(data_feeds(model, data, preprocess, 1)) if data else random_feeds(model, sizes, seed)
-    first = Session(model, threads=threads)
+    first = _session(a, model, threads)
     result: dict[str, Any] = {"threads": threads, "inputs": {name: list(x.shape) for name, x in feeds.items()}}
     with terminal.progress() as step:
 
         def finished(share: float) -> None:
             step("running", round(1000 * share), 1000)
 
-        if other is None:
+        if b is None or other is None:
             timing = measure(first, feeds, seconds=seconds, min_runs=pairs, progress=finished)
             result["a"] = {"model": str(a), **timing.to_json()}
             lines = _one(str(a), timing)
         else:
-            second = Session(other, threads=threads)
+            second = _session(b, other, threads)
             both = compare(first, second, feeds, seconds=seconds, min_pairs=pairs, progress=finished)
             result |= both.to_json()
             result["a"] = {"model": str(a), **both.a.to_json()}
@@ -67,6 +70,15 @@ def bench(
             lines = _two(str(a), str(b), both)
     terminal.write_json(result)
     terminal.show(lines)
+
+
+def _session(path: Path, model: onnx.ModelProto, threads: int) -> Session:
+    from lpcc.runtime import Session
+
+    try:
+        return Session(model, threads=threads)
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from error
 
 
 def _one(name: str, timing: Timing) -> Iterator[str | tuple[str, str]]:

@@ -50,7 +50,7 @@ def bisect(
     from lpcc.target import Target
 
     device = Target.load(target)
-    parsed = Pipeline.parse(pipeline or device.pipeline)
+    parsed = Pipeline.parse(device.pipeline if pipeline is None else pipeline)
     proto = to_proto(load(model))
     feeds = next(data_feeds(proto, data, preprocess, 1)) if data else random_feeds(proto, sizes, seed)
     with terminal.progress() as step:

@@ -180,10 +180,13 @@ def _nonzeros(value: object, what: str) -> tuple[float, ...]:
     return numbers
 
 
+_LARGEST = 1 << 15
+
+
 def _pixels_count(value: object, what: str) -> int:
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= 1 << 15:
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST:
         return value
-    raise DataError(f"{what} must be a whole number of pixels, not {value!r}")
+    raise DataError(f"{what} must be a whole number of pixels from 1 to {_LARGEST}, not {value!r}")
 
 
 def _size(value: object, what: str) -> tuple[int, int]:

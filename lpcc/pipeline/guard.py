@@ -99,7 +99,7 @@ def run_guarded(
         model = to_proto(candidate)
         judgement = judge(model)
         attempt = attempt or (records, judgement)
-        if judgement.problem is None:
+        if judgement.problem is None and (any(r.changes for r in records) or not returned):
             return Outcome(candidate, any(r.changes for r in records), records, judgement, tuple(returned))
         back = {r.layer for r in returned}
         worst = [r for r in _worst_layers(exact, reference, model, records, layer_noise) if r.layer not in back]

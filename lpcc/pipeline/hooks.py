@@ -12,7 +12,7 @@ import onnx
 
 from lpcc import equality
 from lpcc.door import files
-from lpcc.errors import LpccError, ModelError, PassError
+from lpcc.errors import LpccError, ModelError, PassError, UsageError
 from lpcc.graph import clone, to_proto
 from lpcc.pipeline.base import Fidelity, Pass
 from lpcc.pipeline.context import Context
@@ -84,11 +84,18 @@ class Dump(Hook):
     def before(self, index: int, item: Pass, graph: gs.Graph) -> None:  # noqa: ARG002
         """Write the graph as it came."""
         if index == 0:
-            (self.folder / "start.txt").write_text(print_graph(graph), encoding="utf-8")
+            self._write("start", graph)
 
     def after(self, index: int, record: Record, graph: gs.Graph) -> None:
         """Write the graph as the pass left it."""
-        (self.folder / f"{index:03}_{record.item.name}.txt").write_text(print_graph(graph), encoding="utf-8")
+        self._write(f"{index:03}_{record.item.name}", graph)
+
+    def _write(self, name: str, graph: gs.Graph) -> None:
+        path = self.folder / f"{name}.txt"
+        try:
+            path.write_text(print_graph(graph), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 class Reproduce(Hook):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 BRIEF = ("--seconds", "0", "--pairs", "3", "--dim", "H=8", "--dim", "W=8")
 
@@ -38,3 +39,13 @@ def test_on_data(lpcc: Callable[..., Any], model: Path) -> None:
 
 def test_inputs_that_do_not_fit_the_model(lpcc: Callable[..., Any], model: Path) -> None:
     assert lpcc("bench", model, "--dim", "C=3").code == 2
+
+
+def test_a_model_that_cannot_run_is_named(lpcc: Callable[..., Any], model: Path) -> None:
+    odd = onnx.load(model)
+    odd.graph.node[0].domain = "acme"
+    odd.opset_import.append(onnx.helper.make_opsetid("acme", 1))
+    onnx.save(odd, "odd.onnx")
+    done = lpcc("bench", model, "odd.onnx")
+    assert done.code == 3
+    assert done.error.startswith("lpcc: error: odd.onnx: onnxruntime refuses the model: ")

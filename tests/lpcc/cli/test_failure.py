@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,13 @@ def test_errors_are_one_line_and_a_code(
     assert done.code == code
     assert done.error.startswith("lpcc: error: ")
     assert done.error.endswith("what is wrong and where")
+
+
+def test_a_full_disk_is_no_bug_of_ours(lpcc: Callable[..., Any], model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _raises(monkeypatch, OSError(errno.ENOSPC, "No space left on device"))
+    done = lpcc("print", model)
+    assert done.code == 2
+    assert done.error == "lpcc: error: the output cannot be written: No space left on device"
 
 
 @pytest.mark.parametrize("error", [RuntimeError("it broke"), PassError("it broke"), LpccError("it broke")])

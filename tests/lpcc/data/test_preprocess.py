@@ -34,7 +34,7 @@ def test_reads_every_key(tmp_path: Path) -> None:
         ("means = 1", "unknown key `means`; did you mean `mean`?"),
         ("zzz = 1", "unknown key `zzz`; known are size, crop"),
         ("size = 224", "`size` must be [width, height], not 224"),
-        ("size = [0, 2]", "`size` must be a whole number of pixels, not 0"),
+        ("size = [0, 2]", "`size` must be a whole number of pixels from 1 to 32768, not 0"),
         ("std = 0", "`std` must not be 0"),
         ("std = [1, 0, 1]", "`std` must not be 0"),
         ("divide = 0", "`divide` must not be 0"),
