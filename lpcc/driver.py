@@ -265,7 +265,8 @@ def _against_original(job: Job, decision: Decision) -> Decision:
     except ModelError as error:
         job.notes.append(f"speed not measured: {error}")
         return decision
-    if not pays.slower:
+    changed = any(record.changes for record in decision.records)  # else there is nothing but noise to be slower
+    if not (pays.slower and changed):
         return replace(decision, race=pays)
     reasons = (*decision.reasons, f"everything taken back: {pays}")
     same = replace(pays, after_ms=pays.before_ms, ratio=1.0)

@@ -16,6 +16,7 @@ from lpcc.driver import plan
 from lpcc.errors import DataError, ModelError, PassError, UsageError
 from lpcc.graph import from_proto
 from lpcc.pipeline.pays import Race
+from lpcc.pipeline.pays import Race
 from lpcc.pipeline.syntax import Pipeline
 from lpcc.pipeline.variant import Variant
 from lpcc.testing.golden import read_model
@@ -276,3 +277,15 @@ def test_a_metric_that_compares_with_the_original_is_guarded_by_the_floors() -> 
     ).report
     assert report.quality.max_drop is None
     assert report.quality.min_agreement == 90
+
+
+def test_a_model_that_nothing_changed_is_not_taken_back_for_the_noise_of_a_measurement(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    noisy = Race(1.0, 2.0, 2.0, measured=True)
+    monkeypatch.setattr("lpcc.driver.race", lambda *_: noisy)
+    text = '<ir_version: 8, opset_import: ["" : 17]> net (float[N,4] x) => (float[N,4] y) { y = Sin(x) }'
+    same = lpcc.optimize(read_model(text), target="host", pipeline="exact").report.verdict
+    assert (same.kept, same.reasons) == ("optimised", ())
+    changed = lpcc.optimize(read_model(RESIDUAL), target="host", pipeline="exact").report.verdict
+    assert changed.kept == "original"
