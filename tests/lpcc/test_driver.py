@@ -16,7 +16,6 @@ from lpcc.driver import plan
 from lpcc.errors import DataError, ModelError, PassError, UsageError
 from lpcc.graph import from_proto
 from lpcc.pipeline.pays import Race
-from lpcc.pipeline.pays import Race
 from lpcc.pipeline.syntax import Pipeline
 from lpcc.pipeline.variant import Variant
 from lpcc.testing.golden import read_model
