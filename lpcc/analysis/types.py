@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
 import onnx_graphsurgeon as gs
 from onnx import helper
@@ -36,14 +38,14 @@ def infer_types(graph: gs.Graph) -> onnx.ModelProto | None:
     _forget(model.graph, is_body=False)
     weights_to_inputs(model.graph)
     try:
-        return onnx.shape_inference.infer_shapes(model, data_prop=not _counts_far(graph))
+        return onnx.shape_inference.infer_shapes(model, data_prop=not counts_far(edit.nodes(graph)))
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         return None
 
 
-def _counts_far(graph: gs.Graph) -> bool:
+def counts_far(nodes: Iterable[gs.Node]) -> bool:
     """Whether a Range of constants is so long that ONNX, which propagates it element by element, takes all memory."""
-    for node in edit.nodes(graph):
+    for node in nodes:
         if edit.op(node) == "Range":
             start, limit, delta = (edit.scalar(edit.inp(node, place)) for place in range(3))
             if start is not None and limit is not None and delta and abs(limit - start) > _FAR * abs(delta):

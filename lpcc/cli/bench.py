@@ -62,6 +62,7 @@ def bench(
             result["a"] = {"model": str(a), **timing.to_json()}
             lines = _one(str(a), timing)
         else:
+            _check_same_inputs(a, model, b, other)
             second = _session(b, other, threads)
             both = compare(first, second, feeds, seconds=seconds, min_pairs=pairs, progress=finished)
             result |= both.to_json()
@@ -70,6 +71,14 @@ def bench(
             lines = _two(str(a), str(b), both)
     terminal.write_json(result)
     terminal.show(lines)
+
+
+def _check_same_inputs(a: Path, first: onnx.ModelProto, b: Path, second: onnx.ModelProto) -> None:
+    from lpcc.runtime import TensorSpec
+
+    theirs, ours = ([spec.name for spec in TensorSpec.inputs_of(model)] for model in (first, second))
+    if sorted(theirs) != sorted(ours):
+        raise ModelError(f"{b}: takes {', '.join(ours)}, {a} takes {', '.join(theirs)}: both must take the same inputs")
 
 
 def _session(path: Path, model: onnx.ModelProto, threads: int) -> Session:

@@ -14,6 +14,7 @@ from lpcc.errors import LpccError
 
 _BUG, _USAGE, _REFUSED = 1, 2, 3
 _UsageError, _CommandLineError = typer.BadParameter.__mro__[1:3]  # whose module differs between releases of typer
+_NO_PATH = {errno.ENAMETOOLONG, errno.ELOOP}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
 _COPIED = 2**28
 """Bytes; larger models are not copied into a reproducer."""
@@ -47,6 +48,9 @@ def _tell(error: Exception, arguments: Sequence[str]) -> int:
     if isinstance(error, MemoryError):
         line(f"error: not enough memory{f': {error}' if str(error) else ''}")
         return _REFUSED
+    if isinstance(error, OSError) and error.errno in _NO_PATH:
+        line(f"error: {error.filename}: {error.strerror}")
+        return _USAGE
     if isinstance(error, OSError) and error.errno in _FULL:  # where text goes; files are written by lpcc.door
         line(f"error: the output cannot be written: {error.strerror}")
         return _USAGE

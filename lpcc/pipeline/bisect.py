@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import onnx
 
 from lpcc import equality
 from lpcc.door import files
-from lpcc.errors import LpccError
+from lpcc.errors import LpccError, ModelError
 from lpcc.graph import clone, from_proto, to_proto
 from lpcc.pipeline.base import Pass
 from lpcc.pipeline.context import Context
 from lpcc.pipeline.runner import run_pipeline
-
-if TYPE_CHECKING:
-    from lpcc.runtime import Session
 
 
 @dataclass(frozen=True)
@@ -44,19 +41,25 @@ def bisect(
     differs from the original's by more than `tolerance` of its magnitude on `feeds` (random ones without). For
     approximate passes give a tolerance that they are meant to hold. The search takes a model that was broken once to
     stay broken; a later pass that repairs it by chance hides the culprit.
+
+    Raises:
+        ModelError: the model itself does not run on `feeds`.
     """
     from lpcc.runtime import Session
 
-    reference = Session(model, optimise=False)
     values = dict(feeds) if feeds is not None else equality.random_feeds(model, ctx.seed)
+    try:
+        expected = Session(model, optimise=False).run(values)
+    except ModelError as error:
+        raise ModelError(f"the model does not run before any pass: {error}") from error
     passes = list(passes)
-    problem = _problem(model, passes, ctx, reference, values, tolerance)
+    problem = _problem(model, passes, ctx, expected, values, tolerance)
     if problem is None:
         return None
     sound, broken = 0, len(passes)  # the first `sound` passes are sound, the first `broken` ones are not
     while broken - sound > 1:
         middle = (sound + broken) // 2
-        found = _problem(model, passes[:middle], ctx, reference, values, tolerance)
+        found = _problem(model, passes[:middle], ctx, expected, values, tolerance)
         if found is None:
             sound = middle
         else:
@@ -68,7 +71,7 @@ def _problem(
     model: onnx.ModelProto,
     passes: Sequence[Pass],
     ctx: Context,
-    reference: Session,
+    expected: Mapping[str, Any],
     feeds: Mapping[str, np.ndarray],
     tolerance: float,
 ) -> str | None:
@@ -84,7 +87,8 @@ def _problem(
         change = equality.interface_change(model, result)
         if change is not None:
             return change
-        name, distance = equality.difference(reference, Session(result, optimise=False), feeds)
+        found = Session(result, optimise=False).run(feeds)
+        name, distance = equality.largest_difference(expected, found)
     except LpccError as error:
         return str(error)
     return None if distance <= tolerance else f"output `{name}` differs by {distance:.3g} of its magnitude"

@@ -13,7 +13,7 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.purity import is_pure
-from lpcc.analysis.types import weights_to_inputs
+from lpcc.analysis.types import counts_far, weights_to_inputs
 from lpcc.door import importer
 from lpcc.door.exporter import owned_constants
 from lpcc.errors import ModelError
@@ -93,7 +93,7 @@ class _Sizes:
         model = _model(nodes, [], root)
         weights_to_inputs(model.graph)
         try:
-            model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+            model = onnx.shape_inference.infer_shapes(model, data_prop=not counts_far(nodes))
         except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
             del model.graph.value_info[:]
         self._found: dict[str, int | None] = {}

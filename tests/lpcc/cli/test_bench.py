@@ -49,3 +49,12 @@ def test_a_model_that_cannot_run_is_named(lpcc: Callable[..., Any], model: Path)
     done = lpcc("bench", model, "odd.onnx")
     assert done.code == 3
     assert done.error.startswith("lpcc: error: odd.onnx: onnxruntime refuses the model: ")
+
+
+def test_models_of_other_inputs_are_not_compared(lpcc: Callable[..., Any], model: Path) -> None:
+    other = onnx.load(model)
+    other.graph.input[0].name = other.graph.node[0].input[0] = "z"
+    onnx.save(other, "other.onnx")
+    done = lpcc("bench", model, "other.onnx", *BRIEF)
+    assert done.code == 3
+    assert "other.onnx: takes z, net.onnx takes x" in done.error

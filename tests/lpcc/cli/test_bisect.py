@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 import pytest
 
@@ -60,3 +61,13 @@ def test_on_data(lpcc: Callable[..., Any], model: Path, wrong_pass: None) -> Non
 
 def test_a_wide_tolerance_finds_nothing(lpcc: Callable[..., Any], model: Path, wrong_pass: None) -> None:
     assert "sound" in lpcc("bisect", model, *BASE, "-p", "drop-relu", "--tolerance", "1e6").out
+
+
+def test_a_model_that_does_not_run_at_all_is_no_pass_s_fault(lpcc: Callable[..., Any], model: Path) -> None:
+    broken = onnx.load(model)
+    broken.graph.node[0].domain = "acme"
+    broken.opset_import.append(onnx.helper.make_opsetid("acme", 1))
+    onnx.save(broken, "broken.onnx")
+    done = lpcc("bisect", "broken.onnx", *BASE, "-p", "exact")
+    assert done.code == 3
+    assert "the model does not run before any pass" in done.error

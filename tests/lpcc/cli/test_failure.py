@@ -37,6 +37,12 @@ def test_a_full_disk_is_no_bug_of_ours(lpcc: Callable[..., Any], model: Path, mo
     assert done.error == "lpcc: error: the output cannot be written: No space left on device"
 
 
+def test_a_name_that_is_too_long_is_no_bug_of_ours(lpcc: Callable[..., Any], model: Path) -> None:
+    done = lpcc("optimize", model, "-p", "exact", "-o", "a" * 250 + ".onnx")
+    assert done.code == 2
+    assert done.error.endswith("File name too long")
+
+
 @pytest.mark.parametrize("error", [RuntimeError("it broke"), PassError("it broke"), LpccError("it broke")])
 def test_a_bug_leaves_a_reproducer(
     lpcc: Callable[..., Any], model: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
