@@ -8,14 +8,15 @@ channels say which channel stands where, whatever the size of the other axes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import TypeAlias
 
 import numpy as np
 
-Dim: TypeAlias = int | str | None
+Dim: TypeAlias = Hashable
+"""A size: a number, or whatever stands for one that is not known, equal to another only if both sizes are equal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +116,7 @@ class View:
                 return None
             size = prod(sizes)
         if not isinstance(size, int):
-            if size is None or not rest or rest[0 if front else -1].size != size:
+            if not rest or rest[0 if front else -1].size != size:
                 return None
             return (rest.pop(0 if front else -1),)
         taken: list[Factor] = []

@@ -10,10 +10,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.shape_values import ShapeValues, shape_values
 from lpcc.match import NoMatch, sole_reader
 from lpcc.passes.normalize.axes import View
 from lpcc.passes.normalize.linear import Linear
-from lpcc.pipeline import Changes, Context, Fidelity, LocalPass
+from lpcc.pipeline import Changes, Context, Fidelity, Pass
 
 _LONGEST: Final = 4
 """Nodes that move elements about, at most, before the channels are picked."""
@@ -23,7 +24,7 @@ _SLICE_INPUTS: Final = 10
 
 
 @dataclass(frozen=True)
-class RecogniseChannelShuffle(LocalPass):
+class RecogniseChannelShuffle(Pass):
     """Recognise permutations of channels that are spelt out in Reshape and Transpose.
 
     A shuffle of g groups (Zhang et al., 2017, arXiv:1707.01083) is Reshape to (N, g, C/g, H, W), Transpose of the two
@@ -41,38 +42,50 @@ class RecogniseChannelShuffle(LocalPass):
     name: ClassVar[str] = "recognise-channel-shuffle"
     fidelity: ClassVar[Fidelity] = Fidelity.EXACT
 
-    def rewrite(self, graph: gs.Graph, ctx: Context, changes: Changes) -> None:  # noqa: ARG002
+    def run(self, graph: gs.Graph, ctx: Context) -> Changes:
         """Turn shuffles into Gathers, join these with the Slices behind them, and fold those that can be."""
-        with edit.Edit(graph) as e:
-            for node in e.nodes:
-                if e.live(node) and edit.op(node) == "Reshape":
-                    _recognise(e, node, changes)
-        with edit.Edit(graph) as e:
-            for node in e.nodes:
-                if e.live(node) and _picked(node) is not None:
-                    _pick_through(e, node, int(graph.opset), changes)
-        with edit.Edit(graph) as e:
-            for node in e.nodes:
-                channels = _picked(node)
-                if channels is None or not _is_permutation(node, channels):
-                    continue
-                try:
-                    _fold(e, node, channels)
-                except NoMatch as why:
-                    changes.refuse(node, str(why))
-                    continue
-                changes.done(node, "channel shuffle folded into the convolutions after it")
-                e.bypass(node)
+        changes = Changes()
+        if any(edit.op(node) == "Reshape" for node in edit.nodes(graph)):
+            found = ctx.analysis(shape_values, graph)
+            for scope in edit.graphs(graph):
+                with edit.Edit(scope) as e:
+                    for node in e.nodes:
+                        if e.live(node) and edit.op(node) == "Reshape":
+                            _recognise(e, node, found, changes)
+        for scope in edit.graphs(graph):
+            _simplify(scope, changes)
+        return changes
 
 
-def _recognise(e: edit.Edit, first: gs.Node, changes: Changes) -> None:
+def _simplify(graph: gs.Graph, changes: Changes) -> None:
+    """Join Gathers of channels with the Slices behind them, and fold those that can be."""
+    with edit.Edit(graph) as e:
+        for node in e.nodes:
+            if e.live(node) and _picked(node) is not None:
+                _pick_through(e, node, int(graph.opset), changes)
+    with edit.Edit(graph) as e:
+        for node in e.nodes:
+            channels = _picked(node)
+            if channels is None or not _is_permutation(node, channels):
+                continue
+            try:
+                _fold(e, node, channels)
+            except NoMatch as why:
+                changes.refuse(node, str(why))
+                continue
+            changes.done(node, "channel shuffle folded into the convolutions after it")
+            e.bypass(node)
+
+
+def _recognise(e: edit.Edit, first: gs.Node, found: ShapeValues, changes: Changes) -> None:
     """Replace the chain of nodes that starts at a Reshape by Gathers of channels, if it moves channels alone."""
     source = first.inputs[0]
-    view = None if source.shape is None or len(source.shape) < 3 else View.of(source.shape)
+    dims = found.dims(source)
+    view = None if dims is None or len(dims) < 3 else View.of(dims)
     node: gs.Node | None = first
     chain: list[gs.Node] = []
     while view is not None and node is not None and len(chain) < _LONGEST:
-        view = _moved(view, node)
+        view = _moved(view, node, found)
         chain.append(node)
         ends = [] if view is None else _ends(e, view, node)
         if ends:
@@ -82,16 +95,19 @@ def _recognise(e: edit.Edit, first: gs.Node, changes: Changes) -> None:
         node = sole_reader(e, node.outputs[0], "Reshape", "Transpose")
 
 
-def _moved(view: View, node: gs.Node) -> View | None:
-    """What a Reshape or a Transpose makes of a view."""
+def _moved(view: View, node: gs.Node, found: ShapeValues) -> View | None:
+    """What a Reshape or a Transpose makes of a view. A size that is none of its factors' joins what is left."""
     if edit.op(node) == "Transpose":
         return view.transposed(edit.attr(node, "perm", list(range(len(view.axes)))[::-1]))
     shape = edit.const(edit.inp(node, 1))
     if shape is not None:
         sizes = [int(size) for size in shape.reshape(-1)]
         return None if edit.attr(node, "allowzero", 0) and 0 in sizes else view.reshaped(sizes)
-    known = node.outputs[0].shape
-    return None if known is None or 0 in known else view.reshaped([-1 if size is None else size for size in known])
+    known = found.dims(node.outputs[0])
+    if known is None or 0 in known:
+        return None
+    factors = {factor.size for axis in view.axes for factor in axis}
+    return view.reshaped([size if isinstance(size, int) or size in factors else -1 for size in known])
 
 
 def _ends(e: edit.Edit, view: View, node: gs.Node) -> list[tuple[gs.Node, np.ndarray]]:
