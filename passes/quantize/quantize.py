@@ -11,13 +11,14 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.macs import macs
+from lpcc.analysis.shapes import bind
 from lpcc.calibrate import Histogram, Statistics, choose, collect
-from lpcc.graph import clone, to_proto
+from lpcc.graph import to_proto
 from lpcc.passes.quantize.emit import WeightScheme, Writer
-from lpcc.passes.quantize.numbers import activation_params
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement, Planner
-from lpcc.passes.quantize.search import Powers, search
+from lpcc.passes.quantize.refine import Group, refine
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 
 _OPSET = 13  # the first in which DequantizeLinear has an axis
@@ -35,13 +36,14 @@ class Quantize(Pass):
     integer-arithmetic-only inference (2018).
 
     Ranges come from one streaming run over the calibration images (`lpcc.calibrate`): extremes (``minmax``), a share of
-    the values (``percentile``), the least divergence (``entropy``), the least squared error (``mse``), or the least
-    error to a power that is itself chosen by the outputs of the quantised network on those images (``auto``).
+    the values (``percentile``), the least divergence (``entropy``), the least squared error (``mse``), or that
+    range widened or narrowed by what it does to the network's outputs (``auto``, see `lpcc.passes.quantize.refine`).
 
     Left alone, each with its reason: layers named in `skip`; layers whose weights are not constant, not float32 or not
     finite; operators without an integer kernel (transposed and 3-D convolutions); what is not between integer kernels,
-    where converting would cost more than it saves; bodies of If, Loop and Scan. The whole model is left alone if its
-    opset is below 13, if it is quantised already, or if the target has no int8 kernels.
+    and kernels between float operators that do too little (`min_work`), as converting would cost more than it saves;
+    bodies of If, Loop and Scan. The whole model is left alone if its opset is below 13, if it is quantised already, or
+    if the target has no int8 kernels.
     """
 
     name: ClassVar[str] = "quantize"
@@ -58,6 +60,8 @@ class Quantize(Pass):
     """Whether weights have a scale for each output channel; by default as the target says."""
     reduce_range: bool | None = None
     """Whether weights use 7 bits, so that 16-bit sums do not saturate; by default as the target says."""
+    min_work: Annotated[float, Range(min=0)] = 32.0
+    """Multiply-accumulates for each value converted on its border that an integer region must at least do."""
     skip: tuple[str, ...] = ()
     """Names of layers to be kept in float."""
 
@@ -69,15 +73,18 @@ class Quantize(Pass):
         if reason is not None or scheme is None:
             changes.refuse(graph.name or "graph", reason or "")
             return changes
-        placement = Planner(graph, frozenset(self.skip), changes).place()
+        placement = self._place(graph, changes)
         if not placement.units:
             changes.refuse(graph.name or "graph", "no operator in it has an integer kernel")
             return changes
-        self._write(graph, ctx, placement, scheme)
-        for unit in placement.units:
+        for unit in placement.units:  # before the outputs change, after which unnamed nodes are called
             where = "on integers" if unit.role is Role.INTEGER else "in int8"
-            changes.done(unit.node, f"{edit.op(unit.node)} {where}")
+            changes.done(edit.label(unit.node), f"{edit.op(unit.node)} {where}")
+        self._write(graph, ctx, placement, scheme)
         return changes
+
+    def _place(self, graph: gs.Graph, changes: Changes) -> Placement:
+        return Planner(graph, frozenset(self.skip), changes, self.min_work).place()
 
     def _scheme(self, ctx: Context) -> tuple[np.dtype, WeightScheme] | None:
         """Type of the activations, and how weights are quantised; None where the target has no integer kernels."""
@@ -88,7 +95,7 @@ class Quantize(Pass):
         per_channel = self.per_channel if self.per_channel is not None else int8 is None or int8.per_channel
         reduce_range = self.reduce_range if self.reduce_range is not None else int8 is not None and int8.reduce_range
         kinds = {"u8": np.dtype(np.uint8), "s8": np.dtype(np.int8)}
-        return kinds[activations], WeightScheme(63 if reduce_range else 127, per_channel)
+        return kinds[activations], WeightScheme(64 if reduce_range else 127, per_channel)
 
     def _write(
         self, graph: gs.Graph, ctx: Context, placement: Placement, scheme: tuple[np.dtype, WeightScheme]
@@ -107,16 +114,16 @@ class Quantize(Pass):
         if missing:
             found.update(collect(model, missing, data, lambda done, total: ctx.progress("calibrate", done, total)))
 
-        def attempt(powers: Powers) -> gs.Graph:
-            trial = clone(graph)
-            self._emit(trial, Planner(trial, frozenset(self.skip), Changes()).place(), scheme, found, powers)
-            return trial
-
-        powers = Powers()
+        factors: dict[tuple[str, ...], float] = {}
         if self.ranges == "auto":
-            key = f"quantize: powers for {digest} {scheme}"
-            powers = ctx.keep(key, lambda: search(model, lambda tried: to_proto(attempt(tried)), data))
-        self._emit(graph, placement, scheme, found, powers)
+            groups = self._groups(placement, scheme[0], found)
+            factors = ctx.keep(
+                f"quantize: factors for {digest} {scheme}",
+                lambda: refine(
+                    model, groups.values(), data, _macs(graph), lambda *done: ctx.progress("refine ranges", *done)
+                ),
+            )
+        self._emit(graph, placement, scheme, found, factors)
 
     def _emit(
         self,
@@ -124,24 +131,34 @@ class Quantize(Pass):
         placement: Placement,
         scheme: tuple[np.dtype, WeightScheme],
         found: Mapping[str, Statistics],
-        powers: Powers,
+        factors: Mapping[tuple[str, ...], float],
     ) -> None:
         activations, weights = scheme
-        params = {}
-        for key, group in placement.measured.items():
-            ranges = [self._range(found[t.name].histogram, powers) for t in group if t.name in found]
-            low = min((low for low, _ in ranges), default=0.0)
-            high = max((high for _, high in ranges), default=0.0)
-            least, most = placement.bounds.get(key, (-np.inf, np.inf))
-            params[key] = activation_params(max(low, least), min(high, most), activations)
+        groups = self._groups(placement, activations, found)
+        params = {key: group.params(factors.get(group.tensors, 1.0)) for key, group in groups.items()}
         with edit.Edit(graph) as editing:
             means = {name: statistics.channel_means for name, statistics in found.items()}
             Writer(editing, placement, params, weights, means).write()
 
-    def _range(self, histogram: Histogram, powers: Powers) -> tuple[float, float]:
-        if self.ranges == "auto":
-            return choose(histogram, "mse", power=powers.signed if histogram.low < 0 else powers.positive)
-        return choose(histogram, self.ranges, percentile=self.percentile)
+    def _groups(self, placement: Placement, activations: np.dtype, found: Mapping[str, Statistics]) -> dict[int, Group]:
+        """The tensors that share a scale, with the range that their statistics ask for."""
+        groups = {}
+        for key, tensors in placement.measured.items():
+            ranges = [self._range(found[t.name].histogram) for t in tensors if t.name in found]
+            low = min((low for low, _ in ranges), default=0.0)
+            high = max((high for _, high in ranges), default=0.0)
+            bounds = placement.bounds.get(key, (-np.inf, np.inf))
+            groups[key] = Group(tuple(t.name for t in tensors), low, high, bounds, activations)
+        return groups
+
+    def _range(self, histogram: Histogram) -> tuple[float, float]:
+        method = "mse" if self.ranges == "auto" else self.ranges
+        return choose(histogram, method, percentile=self.percentile)
+
+
+def _macs(graph: gs.Graph) -> int:
+    """Multiply-accumulates for one image."""
+    return sum(macs(graph, bind(graph)).values())
 
 
 def _target(ctx: Context) -> str:

@@ -1,0 +1,209 @@
+"""Refining ranges one by one, by the error that each alone causes in the network's outputs.
+
+Rounding errors of different tensors are nearly independent, so the noise at the outputs is close to the sum of what
+each quantised tensor causes by itself: 19.5 dB by that sum against 19.1 dB measured on MobileNetV2. Each range can
+therefore be chosen alone: with only that tensor quantised and all else in float, the range is widened or narrowed by
+steps until the outputs come no closer to the original's. What a histogram cannot tell, which of the values matter
+later, decides here. The search of Nahshan et al., "Loss aware post-training quantization" (2019), with that separation
+in place of their joint optimisation, and without labels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from lpcc.passes.quantize.numbers import Params, activation_params
+from lpcc.quality import scores
+
+if TYPE_CHECKING:
+    from lpcc.data import Dataset
+
+_STEP = 1.3
+_LEAST_STEP = 1.1
+_NEGLIGIBLE = 0.02
+"""Share of all noise below which the tensors that cause least are left as they are, all together."""
+_ENERGY_SHARE = 0.1
+"""Weight of the energy of the error beside the divergence of the class probabilities."""
+_WORK = 2_500_000_000
+"""Multiply-accumulates of one measurement, about: it decides how many images are used."""
+_IMAGES = (8, 128)
+_BATCH = 8
+
+Array = np.ndarray[Any, Any]
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tensors that share a scale, by name, and the range for them, which keeps within `bounds`."""
+
+    tensors: tuple[str, ...]
+    low: float
+    high: float
+    bounds: tuple[float, float]
+    dtype: np.dtype[Any]
+
+    def params(self, factor: float) -> Params:
+        """Scale and zero point for the range, scaled by `factor`."""
+        least, most = self.bounds
+        return activation_params(max(self.low * factor, least), min(self.high * factor, most), self.dtype)
+
+
+def refine(
+    model: onnx.ModelProto,
+    groups: Iterable[Group],
+    data: Dataset,
+    macs: int,
+    progress: Progress = lambda _done, _total: None,
+) -> dict[tuple[str, ...], float]:
+    """For the tensors of each group the factor by which their range is best scaled; 1 where it matters least.
+
+    `model` is the float network, of `macs` multiply-accumulates per image. The images are the first few of `data`.
+
+    Raises:
+        ModelError: onnxruntime cannot run the network.
+    """
+    from lpcc.runtime import Session
+
+    images = data.head(int(np.clip(_WORK // max(1, macs), *_IMAGES)))
+    feeds = [batch.feeds for batch in images.batches(_BATCH)]
+    session = Session(model)
+    expected = [session.run(feed) for feed in feeds]
+    groups = list(groups)
+    steps = 2 * len(groups)
+    noise = []
+    for done, group in enumerate(groups):
+        progress(done, steps)
+        noise.append(_Probe(model, group, feeds, expected).noise(1.0))
+    factors = {group.tensors: 1.0 for group in groups}
+    left = sum(noise)
+    negligible = _NEGLIGIBLE * left
+    for done, place in enumerate(sorted(range(len(groups)), key=lambda place: -noise[place]), len(groups)):
+        if left <= negligible:
+            break
+        progress(done, steps)
+        left -= noise[place]
+        factors[groups[place].tensors] = _descend(_Probe(model, groups[place], feeds, expected).noise, noise[place])
+    return factors
+
+
+def _descend(noise: Callable[[float], float], start: float) -> float:
+    """The factor of least noise, by steps that go on while they help and grow finer when they do not."""
+    best, least = 1.0, start
+    step = _STEP
+    while step >= _LEAST_STEP:
+        for ratio in (step, 1 / step):
+            moved = False
+            while (found := noise(best * ratio)) < least:
+                best, least, moved = best * ratio, found, True
+            if moved:
+                break
+        step = step**0.5
+    return best
+
+
+class _Probe:
+    """The float network with one group of tensors quantised, by a scale and a zero point that are inputs."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        group: Group,
+        feeds: Sequence[Mapping[str, Array]],
+        expected: Sequence[Mapping[str, Array]],
+    ) -> None:
+        from lpcc.runtime import Session
+
+        self.group = group
+        self.feeds = feeds
+        self.expected = expected
+        probed = _probed(model, group.tensors, group.dtype)
+        self.session = Session(probed, threads=os.cpu_count() or 1)
+
+    def noise(self, factor: float) -> float:
+        """Noise at the outputs with the range scaled by `factor`."""
+        params = self.group.params(factor)
+        extra = {
+            _SCALE: np.asarray(params.scale, dtype=np.float32),
+            _ZERO: np.asarray(params.zero_point, dtype=params.dtype),
+        }
+        found = (self.session.run({**feed, **extra}) for feed in self.feeds)
+        return noise_of(zip(self.expected, found, strict=True))
+
+
+_SCALE, _ZERO = "lpcc_probe_scale", "lpcc_probe_zero_point"
+
+
+def _probed(model: onnx.ModelProto, tensors: Sequence[str], dtype: np.dtype[Any]) -> onnx.ModelProto:
+    """The model in which all readers of `tensors` read them quantised and dequantised."""
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
+    graph = probed.graph
+    names = {name: f"{name}_lpcc_probed" for name in tensors}
+    nodes: list[onnx.NodeProto] = []
+    for name in tensors:
+        if any(info.name == name for info in graph.input):
+            nodes += _pair(name, names[name])
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name in names:
+                node.input[index] = names[name]
+        nodes.append(node)
+        for name in node.output:
+            if name in names:
+                nodes += _pair(name, names[name])
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del graph.node[:]
+    graph.node.extend(copies)
+    kind = TensorProto.INT8 if dtype == np.int8 else TensorProto.UINT8
+    graph.input.append(helper.make_tensor_value_info(_SCALE, TensorProto.FLOAT, []))
+    graph.input.append(helper.make_tensor_value_info(_ZERO, kind, []))
+    return probed
+
+
+def _pair(name: str, renamed: str) -> Iterator[onnx.NodeProto]:
+    integers = f"{renamed}_integers"
+    yield helper.make_node("QuantizeLinear", [name, _SCALE, _ZERO], [integers])
+    yield helper.make_node("DequantizeLinear", [integers, _SCALE, _ZERO], [renamed])
+
+
+def noise_of(pairs: Iterator[tuple[Mapping[str, Array], Mapping[str, Array]]]) -> float:
+    """How far results are from those expected, summed over the outputs.
+
+    For class scores (N, C) the mean divergence ``KL(p || q)`` of the class probabilities, since what moves a decision
+    matters and what moves improbable classes does not, plus a little of the other measure, which decides where all
+    classes are sure. For all other outputs the energy of the error relative to that of the signal.
+    """
+    signal: dict[str, float] = {}
+    error: dict[str, float] = {}
+    divergences: dict[str, list[Array]] = {}
+    for expected, found in pairs:
+        for name, value in expected.items():
+            if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+                continue
+            reference, result = value.astype(np.float64), found[name].astype(np.float64)
+            signal[name] = signal.get(name, 0.0) + float(np.square(reference).sum())
+            error[name] = error.get(name, 0.0) + float(np.square(result - reference).sum())
+            if scores(value) is not None:
+                p, q = _log_probabilities(reference), _log_probabilities(result)
+                divergences.setdefault(name, []).append((np.exp(p) * (p - q)).sum(axis=1))
+    energy = {name: error[name] / signal[name] for name in signal if signal[name] > 0}
+    decisions = sum(float(np.concatenate(rows).mean()) for rows in divergences.values())
+    return decisions + sum(e * (_ENERGY_SHARE if name in divergences else 1.0) for name, e in energy.items())
+
+
+def _log_probabilities(output: Array) -> Array:
+    """Logarithms of the class probabilities (N, C) of scores, which may be probabilities already or logits."""
+    rows = output.reshape(len(output), -1)
+    if rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1, atol=1e-3):
+        return np.log(np.maximum(rows, 1e-9))
+    rows = rows - rows.max(axis=1, keepdims=True)
+    shifted: Array = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    return shifted
