@@ -33,7 +33,7 @@ _ENERGY_SHARE = 0.1
 """Weight of the energy of the error beside the divergence of the class probabilities."""
 _WORK = 2_500_000_000
 """Multiply-accumulates of one measurement, about: it decides how many images are used."""
-_IMAGES = (8, 128)
+_IMAGES = (8, 64)
 _BATCH = 8
 
 Array = np.ndarray[Any, Any]
