@@ -7,6 +7,7 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.purity import trains
+from lpcc.analysis.shapes import constant_of
 
 
 def bn_statistics(graph: gs.Graph) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -21,8 +22,13 @@ def bn_statistics(graph: gs.Graph) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for node in graph.nodes:
         if edit.op(node) != "BatchNormalization" or trains(node, graph.opset):
             continue
-        gamma, beta = edit.const(edit.inp(node, 1)), edit.const(edit.inp(node, 2))
+        gamma, beta = _values(edit.inp(node, 1)), _values(edit.inp(node, 2))
         output = edit.out(node)
         if gamma is not None and beta is not None and output is not None:
             found[str(output.name)] = (np.asarray(beta, np.float64), np.abs(np.asarray(gamma, np.float64)))
     return found
+
+
+def _values(tensor: gs.Tensor | None) -> np.ndarray | None:
+    constant = constant_of(tensor)  # the default of an input, too: old exporters list all weights as inputs
+    return None if constant is None else np.asarray(constant.values)

@@ -122,8 +122,8 @@ def check_writable(path: Path) -> None:
 
     from lpcc.door.files import refuse_unwritable
 
-    folder = path.resolve().parent
     refuse_unwritable(path)
+    folder = path.resolve().parent
     if not folder.is_dir():
         raise UsageError(f"{path}: cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK):

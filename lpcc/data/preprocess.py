@@ -43,6 +43,8 @@ class Preprocess:
     @classmethod
     def load(cls, path: Path) -> Preprocess:
         """Read a preprocessing file. Raises DataError naming the file and the key."""
+        if path.exists() and not path.is_file():
+            raise DataError(f"{path}: cannot read the preprocessing: not a file")
         try:
             table = tomllib.loads(path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError) as error:

@@ -285,8 +285,18 @@ def refuse_unwritable(path: Path) -> None:
     """Raise UsageError if `path` is something that a file must not take the place of: a folder, a device, a pipe."""
     if path.is_dir():
         raise UsageError(f"{path}: cannot be written: is a folder")
+    if path.is_symlink() and not _leads_somewhere(path):
+        raise UsageError(f"{path}: cannot be written: is a link that leads back to itself")
     if path.exists() and not path.is_file():
         raise UsageError(f"{path}: cannot be written: is a device or a pipe, not a file")
+
+
+def _leads_somewhere(link: Path) -> bool:
+    try:
+        link.resolve()
+    except (RuntimeError, OSError):  # before Python 3.13, and since
+        return False
+    return True
 
 
 def write_bytes(contents: dict[Path, Iterable[bytes]]) -> None:
