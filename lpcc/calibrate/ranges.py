@@ -18,13 +18,11 @@ _CANDIDATES = 100
 _FINE = 1024
 
 
-def choose(
-    histogram: Histogram, method: Method, *, percentile: float = 99.99, power: float = 2.0, levels: int = 256
-) -> Interval:
+def choose(histogram: Histogram, method: Method, *, percentile: float = 99.99, levels: int = 256) -> Interval:
     """The range to be quantised to `levels` steps.
 
     `percentile` is for the method of that name: the share of values, in percent, that lies below the upper end, and
-    above the lower end. `power` is for ``mse``: the power of the error that is summed up; a higher one clips less.
+    above the lower end.
     """
     low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
     if method == "minmax" or histogram.exponent is None or not low < high:
@@ -34,7 +32,7 @@ def choose(
     elif method == "entropy":
         found = _entropy(histogram, low, high, levels)
     else:
-        found = _least_error(histogram, low, high, levels, power)
+        found = _squared_error(histogram, low, high, levels)
     inside = max(found[0], low), min(found[1], high)
     return inside if inside[0] < inside[1] else (low, high)
 
@@ -51,22 +49,24 @@ def _percentile(histogram: Histogram, percentile: float) -> Interval:
     return min(float(edges[first]), 0.0), max(float(edges[last]), 0.0)
 
 
-def _least_error(histogram: Histogram, low: float, high: float, levels: int, power: float) -> Interval:
-    """The range with the least sum of ``|x - quantised(x)| ** power``: 2 is the mean squared error.
+def _squared_error(histogram: Histogram, low: float, high: float, levels: int) -> Interval:
+    """The range with the least mean squared error of quantisation.
 
-    Rounding costs ``(step / 2)^p / (p + 1)`` on average for each value inside that is not zero, clipping the distance
-    to the end to the power of p. All pairs of a lower and an upper end are tried, as shares of the extremes.
+    A value is rounded to zero within half a step of it, which costs its square; any other inside costs ``step^2 / 12``
+    on average; one outside the squared distance to the end. All pairs of a lower and an upper end are tried, as shares
+    of the extremes.
     """
     occupied = np.flatnonzero(histogram.counts)
     x, n = _coarse(histogram.centres[occupied[0] : occupied[-1] + 1], histogram.counts[occupied[0] : occupied[-1] + 1])
     shares = np.geomspace(1.0, 1 / 64, _CANDIDATES)
     lows = low * shares if low < 0 else np.zeros(1)
     highs = high * shares if high > 0 else np.zeros(1)
-    below, outside_low = _clipped(-x, n, -lows, power)
-    above, outside_high = _clipped(x, n, highs, power)
+    below, outside_low = _clipped(-x, n, -lows)
+    above, outside_high = _clipped(x, n, highs)
     step = (highs[None, :] - lows[:, None]) / (levels - 1)
     inside = n.sum() - outside_low[:, None] - outside_high[None, :]
-    error = inside * (step / 2) ** power / (power + 1) + below[:, None] + above[None, :]
+    small, vanished = _vanishing(x, n, step / 2)
+    error = np.maximum(inside - small, 0) * step**2 / 12 + vanished + below[:, None] + above[None, :]
     best = np.unravel_index(int(np.argmin(error)), error.shape)
     return float(lows[best[0]]), float(highs[best[1]])
 
@@ -80,10 +80,19 @@ def _coarse(x: Array, n: Array) -> tuple[Array, Array]:
     return centres[counts > 0], counts[counts > 0]
 
 
-def _clipped(x: Array, n: Array, ends: Array, power: float) -> tuple[Array, Array]:
-    """For each end: sum of the distances of what lies beyond it, to the power of p, and how many values that is."""
+def _clipped(x: Array, n: Array, ends: Array) -> tuple[Array, Array]:
+    """For each end: sum of the squared distances of what lies beyond it, and how many values that is."""
     beyond = np.maximum(x[None, :] - ends[:, None], 0.0)
-    return beyond**power @ n, (beyond > 0) @ n
+    return beyond**2 @ n, (beyond > 0) @ n
+
+
+def _vanishing(x: Array, n: Array, reach: Array) -> tuple[Array, Array]:
+    """For each reach: how many values are nearer to zero than that, and the sum of their squares."""
+    order = np.argsort(np.abs(x))
+    counts = np.concatenate([[0.0], np.cumsum(n[order])])
+    squares = np.concatenate([[0.0], np.cumsum(n[order] * x[order] ** 2)])
+    place = np.searchsorted(np.abs(x[order]), reach)
+    return counts[place], squares[place]
 
 
 def _entropy(histogram: Histogram, low: float, high: float, levels: int) -> Interval:
@@ -91,23 +100,26 @@ def _entropy(histogram: Histogram, low: float, high: float, levels: int) -> Inte
 
     As in TensorRT's calibration (Migacz, GTC 2017), for both ends: the reference P is the histogram with what lies
     outside added to the outermost bins; Q spreads the values of each of `levels` steps evenly over those of its bins
-    that hold any. Both ends shrink by one share. Exact zeros say nothing about a range: they are left out.
+    that hold any. The end that is further out is searched first. Exact zeros say nothing about a range: they are left
+    out.
     """
     n = histogram.counts.astype(np.float64)
-    best, least = (low, high), np.inf
-    for share in np.linspace(1.0, 1 / 16, _CANDIDATES):
-        first = HALF + int(np.floor(low * share / histogram.width))
-        last = HALF + int(np.ceil(high * share / histogram.width))
+
+    def divergence(low: float, high: float) -> float:
+        first = HALF + int(np.floor(low / histogram.width))
+        last = HALF + int(np.ceil(high / histogram.width))
         if last - first < levels // 2:
-            break
-        inside = n[first:last]
-        p = inside.copy()
+            return float(np.inf)
+        p = n[first:last].copy()
         p[0] += n[:first].sum()
         p[-1] += n[last:].sum()
-        divergence = _divergence(p, inside, levels)
-        if divergence < least:
-            best, least = (low * share, high * share), divergence
-    return best
+        return _divergence(p, n[first:last], levels)
+
+    shares = np.geomspace(1.0, 1 / 64, _CANDIDATES)
+    for upper in (high > -low, high <= -low):
+        tried = [(low, high * share) if upper else (low * share, high) for share in shares]
+        low, high = min(tried, key=lambda ends: divergence(*ends))
+    return low, high
 
 
 def _divergence(p: Array, inside: Array, levels: int) -> float:

@@ -147,6 +147,8 @@ class Writer:
             return
         integers, scales = quantize_bias(bias, operand.scale, quantized)
         old = edit.inp(node, 2)
+        if old is None and not integers.any():
+            return
         hint = f"{weight.name}_bias" if old is None else old.name
         constants = [self._edit.constant(f"{hint}_quantized", integers), self._edit.constant(f"{hint}_scale", scales)]
         result = self._edit.fresh(f"{hint}_dequantized", np.dtype(np.float32), bias.shape)
@@ -185,8 +187,8 @@ def mean_shift(error: Array, means: Array, groups: int) -> Array:
     """How far an error of the weights moves the mean of each output channel: ``sum over inputs of error * mean``.
 
     `error` is (outputs, inputs per group, ...), `means` (inputs,). The border, where a convolution sees padding, is not
-    taken into account. Analytic bias correction as in Nagel et al., Data-free quantization through weight equalization and
-    bias correction (2019), section 4.2, for the part that the weights cause.
+    taken into account. Analytic bias correction as in Nagel et al., Data-free quantization through weight equalization
+    and bias correction (2019), section 4.2, for the part that the weights cause.
     """
     summed = error.reshape(groups, error.shape[0] // groups, error.shape[1], -1).sum(axis=3)
     shift: Array = np.einsum("goi,gi->go", summed, means.reshape(groups, -1)).reshape(-1)

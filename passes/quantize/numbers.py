@@ -85,12 +85,12 @@ def quantize_weights(
     values = np.asarray(values, dtype=np.float32)
     others = tuple(i for i in range(values.ndim) if i != axis)
     magnitude = np.abs(values).max(axis=others if axis is not None else None)
-    scales = np.maximum(np.asarray(magnitude, dtype=np.float64) / largest, _SMALLEST)
+    scales = np.asarray(magnitude, dtype=np.float64) / largest
     if bias is not None:
         # A bit is left for the products that are added to the bias.
         needed = np.abs(np.asarray(bias, dtype=np.float64)) / (input_scale * (_INT32 // 2))
         scales = np.maximum(scales, needed if axis is not None else needed.max(initial=0.0))
-    scales = scales.astype(np.float32)
+    scales = np.where(scales < _SMALLEST, 1.0, scales).astype(np.float32)  # of a channel that is all zero
     shape = [-1 if i == axis else 1 for i in range(values.ndim)]
     spread = scales.reshape(shape) if axis is not None else scales
     integers = np.clip(np.rint(values / spread), -largest, largest).astype(np.int8)

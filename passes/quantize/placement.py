@@ -9,7 +9,10 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.passes.quantize.operators import SHRINKS, Bounds, Operation, Role, activation_bounds, operation
+from lpcc.passes.quantize.regions import idle_regions
 from lpcc.pipeline import Changes
+
+_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,17 +63,22 @@ class Placement:
 class Planner:
     """Chooses the integer kernels of one graph: as many as possible, less those that only convert back and forth."""
 
-    def __init__(self, graph: gs.Graph, skip: frozenset[str], changes: Changes) -> None:
+    def __init__(self, graph: gs.Graph, skip: frozenset[str], changes: Changes, least_work: float = 0.0) -> None:
+        """`least_work` is for `lpcc.passes.quantize.regions.idle_regions`."""
         self._graph = graph
+        self._least_work = least_work
         self._changes = changes
         self._edit = edit.Edit(graph)  # to read from
         self._units: dict[int, Unit] = {}  # by id of the node, and of its tail
+        self._reasons: dict[int, str] = {}  # by id of the node: why it is left alone
         for node in graph.nodes:
             self._consider(node, skip)
 
     def place(self) -> Placement:
         """The placement. Refusals go to the changes."""
         self._drop_islands()
+        self._drop_idle_regions()
+        self._refuse()
         units = [unit for node in self._graph.nodes if (unit := self._units.get(id(node))) and unit.node is node]
         placement = Placement(units)
         for unit in units:
@@ -86,10 +94,10 @@ class Planner:
         if found is None:
             return
         if isinstance(found, str):
-            self._changes.refuse(node, found)
+            self._reasons[id(node)] = found
             return
         if edit.label(node) in skip:
-            self._changes.refuse(node, "named in `skip`")
+            self._reasons[id(node)] = "named in `skip`"
             return
         unit = Unit(node, found)
         after = self._edit.only_user(node.outputs[0])
@@ -105,15 +113,39 @@ class Planner:
 
         Each node is looked at again only when a neighbour was dropped, so the work is linear.
         """
-        waiting = [unit for node, unit in self._each()]
+        waiting = [unit for _, unit in self._each()]
         while waiting:
             unit = waiting.pop()
             if self._units.get(id(unit.node)) is not unit or self._pays(unit):
                 continue
-            del self._units[id(unit.node)]
-            if unit.tail is not None:
-                del self._units[id(unit.tail)]
+            self._drop(unit, "is not between integer kernels: converting would cost more than it saves")
             waiting += self._neighbours(unit)
+
+    def _drop_idle_regions(self) -> None:
+        """Drop the regions that do too little to pay for their conversions."""
+        if self._least_work > 0:
+            for region in idle_regions(self._graph, [unit for _, unit in self._each()], self._least_work):
+                for unit in region:
+                    self._drop(unit, "does too little between float operators to pay for converting to int8 and back")
+
+    def _drop(self, unit: Unit, reason: str) -> None:
+        del self._units[id(unit.node)]
+        if unit.tail is not None:
+            del self._units[id(unit.tail)]
+        self._reasons[id(unit.node)] = reason
+
+    def _refuse(self) -> None:
+        """Report what is left alone: every layer with weights, and of the others those that read an integer kernel."""
+        for node in self._graph.nodes:
+            reason = self._reasons.get(id(node))
+            if reason is not None and (
+                edit.op(node) in _LAYERS or any(self._is_made_as_integer(t) for t in node.inputs)
+            ):
+                self._changes.refuse(node, reason)
+            for body in edit.subgraphs(node):
+                for inner in edit.nodes(body):
+                    if edit.op(inner) in _LAYERS:
+                        self._changes.refuse(inner, f"stands in a body of {edit.op(node)}")
 
     def _each(self) -> Iterator[tuple[gs.Node, Unit]]:
         for node in self._graph.nodes:
