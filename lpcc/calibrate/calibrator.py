@@ -20,7 +20,7 @@ _WANTED = 1 << 18
 """Values of a feature map that are binned in all, about; the extremes are of all values there are."""
 _PER_SAMPLE = (256, 8192)
 """Least and greatest number of those that come from one sample."""
-_BATCH_VALUES = 1 << 20
+_BATCH_VALUES = 1 << 22
 """Values of all wanted tensors together that a batch may have: they should stay in the processor's cache."""
 _PENDING = 1 << 16
 """Values that are binned at once."""
@@ -39,34 +39,41 @@ class _Stream:
     """Values on their way into a histogram, binned in large portions: small ones cost more in calls than in work."""
 
     def __init__(self) -> None:
-        self.histogram = Histogram()
+        self._histogram = Histogram()
+        self._samples: list[Array] = []
+        self._lows: list[Array] = []
+        self._highs: list[Array] = []
+        self._count = 0
         self._sums: Array = np.zeros(1)
         self._rows = 0
-        self._waiting: list[Array] = []
-        self._count = 0
-        self._low, self._high = np.inf, -np.inf
 
-    def add(self, sample: Array, low: float, high: float) -> None:
-        if sample.size == 0:
-            return
-        others = tuple(axis for axis in range(sample.ndim) if axis != 1)
-        self._sums = self._sums + sample.sum(axis=others, dtype=np.float64)
-        self._rows += sample.size // (sample.shape[1] if sample.ndim > 1 else 1)
-        self._waiting.append(sample.reshape(-1))
+    def add(self, sample: Array, low: Array, high: Array) -> None:
+        """Take in a sample, and arrays that have the extremes of all the values among them."""
+        if sample.ndim == 0:
+            sample = sample.reshape(1)
+        if self._samples and sample.shape[1:] != self._samples[0].shape[1:]:
+            self._flush()  # images of another size
+        self._samples.append(sample)
+        self._lows.append(low)
+        self._highs.append(high)
         self._count += sample.size
-        self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)  # these keep NaN
         if self._count >= _PENDING:
-            self.flush()
+            self._flush()
 
     def finish(self) -> Statistics:
-        self.flush()
-        return Statistics(self.histogram, self._sums / max(self._rows, 1))
+        self._flush()
+        return Statistics(self._histogram, self._sums / max(self._rows, 1))
 
-    def flush(self) -> None:
+    def _flush(self) -> None:
         if self._count:
-            self.histogram.add(np.concatenate(self._waiting), float(self._low), float(self._high))
-        self._waiting, self._count = [], 0
-        self._low, self._high = np.inf, -np.inf
+            values = np.concatenate(self._samples)
+            others = tuple(axis for axis in range(values.ndim) if axis != 1)
+            self._sums = self._sums + values.sum(axis=others).astype(np.float64)
+            self._rows += values.size // (values.shape[1] if values.ndim > 1 else 1)
+            lows, highs = (np.concatenate([part.reshape(-1) for part in parts]) for parts in (self._lows, self._highs))
+            self._histogram.add(values, float(lows.min()), float(highs.max()))
+        self._samples, self._lows, self._highs = [], [], []
+        self._count = 0
 
 
 def collect(
@@ -110,13 +117,12 @@ def collect(
     for batch in data.batches(max(1, min(32, _BATCH_VALUES // max(1, values_per_sample)))):
         found = session.run(batch.feeds, outputs)
         for name, stream in streams.items():
-            sample, low, high = probes[name].read(found) if name in probes else _whole(batch.feeds[name])
+            if name in probes:
+                sample, low, high = probes[name].read(found)
+            else:
+                sample = low = high = batch.feeds[name]
             stream.add(batch.valid(sample), low, high)
         done += batch.count
         progress(done, total)
     statistics = {name: stream.finish() for name, stream in streams.items()}
     return {name: found for name, found in statistics.items() if found.histogram.low <= found.histogram.high}
-
-
-def _whole(value: Array) -> tuple[Array, float, float]:
-    return value, float(value.min()), float(value.max())

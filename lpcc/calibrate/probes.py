@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _GRID = 3
 """Least number of rows and of columns of the grid: a single pixel would be a corner, where convolutions see padding."""
 
+_ZERO = np.zeros(1, dtype=np.float32)
 _FROM_ZERO = {"Relu", "Sigmoid", "HardSigmoid", "Softmax"}
 
 
@@ -34,21 +35,22 @@ class Probe:
     """Output with the minimum."""
     high: str | None = None
     """Output with maxima, the greatest of which is the tensor's."""
-    from_zero: bool = False
-    """The minimum is taken to be zero, which is what the tensor's maker limits it to."""
 
     @property
     def outputs(self) -> list[str]:
         """Names of the outputs."""
         return [name for name in (self.sample, self.low, self.high) if name is not None]
 
-    def read(self, values: Mapping[str, Array]) -> tuple[Array, float, float]:
-        """The sample with the least and the greatest value of the tensor."""
+    def read(self, values: Mapping[str, Array]) -> tuple[Array, Array, Array]:
+        """The sample, and arrays with the least and with the greatest value of the tensor in them.
+
+        The least is taken to be zero where there is no output for it: that is what the tensor's maker limits it to.
+        """
         sample = values[self.sample]
         if self.high is None:
-            return sample, float(sample.min()), float(sample.max())
-        low = 0.0 if self.low is None else float(values[self.low].min())
-        return sample, low, float(values[self.high].max())
+            return sample, sample, sample
+        low = _ZERO if self.low is None else values[self.low]
+        return sample, low, values[self.high]
 
 
 def attach(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], wanted: int) -> dict[str, Probe]:
