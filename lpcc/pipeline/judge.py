@@ -34,7 +34,7 @@ class Budget:
     `max_drop` counts in the unit of the metric, percentage points for accuracies; None without labels, and for metrics
     that compare with the original. `min_agreement`, in percent of the samples, is a floor for models that give class
     scores, `min_sqnr`, in dB, one for all models. A floor of None was not asked for; where there is no `max_drop`
-    defaults take its place: 90 % for models that give class scores, 10 dB for all others.
+    defaults take its place: 90 % for models that give class scores, and 10 dB for outputs that are none.
     """
 
     metric: str | None
@@ -68,6 +68,11 @@ class Budget:
         name = metric or ("top1" if labelled else None)
         falls = name is not None and not parse_metric(name).needs_reference
         return cls(name, max_drop if falls else None, min_agreement, min_sqnr)
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nothing was asked for."""
+        return self.max_drop is None and self.min_agreement is None and self.min_sqnr is None
 
     def floors(self, *, classes: bool) -> tuple[float | None, float | None]:
         """The floors of agreement and SQNR for a model that gives class scores, or one that does not."""
@@ -173,4 +178,6 @@ class ImageJudge:
             return f"{likeness.agreement:.1f} % agree with the original, the floor is {least:g} %"
         if least_db is not None and not likeness.worst_sqnr_db >= least_db:
             return f"the outputs keep {likeness.worst_sqnr_db:.1f} dB, the floor is {least_db:g} dB"
+        if budget.is_default and not likeness.unscored_sqnr_db >= DEFAULT_SQNR_DB:
+            return f"an output keeps {likeness.unscored_sqnr_db:.1f} dB, the floor is {DEFAULT_SQNR_DB:g} dB"
         return None

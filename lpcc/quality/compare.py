@@ -57,6 +57,11 @@ class Comparison:
         return min(self.sqnr_db.values(), default=math.inf)
 
     @property
+    def unscored_sqnr_db(self) -> float:
+        """The least SQNR in dB of the outputs that are no class scores; inf where there is none or all are equal."""
+        return min((db for name, db in self.sqnr_db.items() if name not in self.agreements), default=math.inf)
+
+    @property
     def worst_relative_error(self) -> float:
         """The largest of the largest errors, relative to the largest value of its output."""
         return max(self.max_relative_error.values(), default=0.0)

@@ -132,10 +132,12 @@ class Mean:
 def scores(output: Array) -> Array | None:
     """An output as class scores (N, C), or None where it is none.
 
-    Scores are numbers (N, C) or (N, C, 1, ...) with C at least 2. Maps of pixels, boxes and sequences are not: what
-    their classes are cannot be told from a shape.
+    Scores are floats or 8-bit integers (N, C) or (N, C, 1, ...) with C at least 2. Maps of pixels, boxes and sequences
+    are not: what their classes are cannot be told from a shape. Neither are wider integers, which are indices.
     """
-    if not isinstance(output, np.ndarray) or output.dtype.kind not in "fiu" or output.ndim < 2:
+    if not isinstance(output, np.ndarray) or output.ndim < 2:
+        return None
+    if output.dtype.kind != "f" and output.dtype not in (np.int8, np.uint8):
         return None
     if output.shape[1] < 2 or any(size != 1 for size in output.shape[2:]):
         return None

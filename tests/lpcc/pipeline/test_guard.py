@@ -224,3 +224,19 @@ def test_what_cannot_fall_is_guarded_by_floors(metric: str, labelled: bool) -> N
     budget = Budget.of(metric, 1.0, None, None, labelled=labelled)
     assert budget.floors(classes=True) == (90.0, None)
     assert budget.floors(classes=False) == (None, 10.0)
+
+
+def test_outputs_beside_class_scores_have_a_floor_of_their_own() -> None:
+    """A detector's scores may agree while its boxes are lost."""
+    text = CLASSIFIER.replace("=> (float[N,5] y)", "=> (float[N,5] y, float[N,8,4,4] z)")
+    text = text.replace("<float[8,3,3,3] w1", "<float[8,3,3,3] w0, float[8,3,3,3] w1")
+    text = text.replace("[conv1]", "[boxes] z = Conv(x, w0)  [conv1]")
+    model = read_model(text)
+    ctx = Context(calibration=images())
+    graph = from_proto(model)
+    Blur(bad=("boxes",), skip=("conv1", "conv2", "conv3", "fc")).run(graph, ctx)
+    found = ImageJudge(model, ctx, UNLABELLED)(to_proto(graph))
+    assert found.agreement == 100.0
+    asked = ImageJudge(model, ctx, Budget.of(None, 1.0, None, None, labelled=False))(to_proto(graph))
+    assert asked.problem is not None
+    assert "an output keeps" in asked.problem
