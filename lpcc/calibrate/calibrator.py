@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
 
     from lpcc.data import Dataset
 
-_WANTED = 1 << 18
-"""Values of a feature map that are binned in all, about; the extremes are of all values there are."""
+_WANTED = 1 << 17
+"""Values of a feature map that are binned in all, about."""
 _PER_SAMPLE = (256, 8192)
-"""Least and greatest number of those that come from one sample."""
+"""Least and greatest number of those that come from one image."""
 _BATCH_VALUES = 1 << 22
 """Values of all wanted tensors together that a batch may have: they should stay in the processor's cache."""
 _PENDING = 1 << 16
@@ -38,7 +39,8 @@ class Statistics:
 class _Stream:
     """Values on their way into a histogram, binned in large portions: small ones cost more in calls than in work."""
 
-    def __init__(self) -> None:
+    def __init__(self, per_sample: int) -> None:
+        self._per_sample = per_sample
         self._histogram = Histogram()
         self._samples: list[Array] = []
         self._lows: list[Array] = []
@@ -71,7 +73,9 @@ class _Stream:
             self._sums = self._sums + values.sum(axis=others).astype(np.float64)
             self._rows += values.size // (values.shape[1] if values.ndim > 1 else 1)
             lows, highs = (np.concatenate([part.reshape(-1) for part in parts]) for parts in (self._lows, self._highs))
-            self._histogram.add(values, float(lows.min()), float(highs.max()))
+            rows = values.reshape(len(values), -1)
+            step = _step(rows.shape[1] // self._per_sample, values.shape[-1])
+            self._histogram.add(rows[:, ::step], float(lows.min()), float(highs.max()))
         self._samples, self._lows, self._highs = [], [], []
         self._count = 0
 
@@ -81,12 +85,15 @@ def collect(
     names: Iterable[str],
     data: Dataset,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
+    *,
+    exact_extremes: bool = False,
 ) -> dict[str, Statistics]:
     """Run `model` over `data` once and gather the statistics of the named float32 tensors of its main graph, by name.
 
-    Of a large feature map the same grid of pixels is binned in each image, so the result does not depend on the batch
-    size. `progress` is told the images done and their number. Tensors of other types, and those that held no finite
-    number, are left out of the result. Nothing of `model` is changed.
+    Of a large feature map the same grid of pixels is looked at in each image, so the result does not depend on the
+    batch size; with `exact_extremes` its least and greatest value are those of all pixels, which takes longer.
+    `progress` is told the images done and their number. Tensors of other types, and those that held no finite number,
+    are left out of the result. Nothing of `model` is changed.
 
     Raises:
         ModelError: onnxruntime cannot run the model, or makes no tensor of such a name.
@@ -109,10 +116,15 @@ def collect(
     }
     per_sample = int(np.clip(_WANTED // total, *_PER_SAMPLE))
     probed = with_outputs(model, ())  # a copy
-    probes = attach(probed, {name: shape for name, shape in shapes.items() if name not in inputs}, per_sample)
+    probes = attach(
+        probed,
+        {name: shape for name, shape in shapes.items() if name not in inputs},
+        per_sample,
+        exact_extremes=exact_extremes,
+    )
     outputs = [name for probe in probes.values() for name in probe.outputs]
     session = Session(with_outputs(probed, outputs))
-    streams = {name: _Stream() for name in shapes}
+    streams = {name: _Stream(per_sample) for name in shapes}
     values_per_sample = sum(int(np.prod(shape)) for shape in shapes.values())
     for batch in data.batches(max(1, min(32, _BATCH_VALUES // max(1, values_per_sample)))):
         found = session.run(batch.feeds, outputs)
@@ -126,3 +138,11 @@ def collect(
         progress(done, total)
     statistics = {name: stream.finish() for name, stream in streams.items()}
     return {name: found for name, found in statistics.items() if found.histogram.low <= found.histogram.high}
+
+
+def _step(least: int, row: int) -> int:
+    """A stride of `least` or a little more that has no divisor in common with the row length: it visits all columns."""
+    step = max(1, least)
+    while math.gcd(step, row) > 1:
+        step += 1
+    return step

@@ -1,8 +1,8 @@
 """Nodes added to a model that shrink its tensors where they are made, so that little has to leave the runtime.
 
 Copying every tensor of a network out takes longer than the network itself. Feature maps (four dimensions) are therefore
-reduced in the model: by a global max pooling, by a pooling with a window of one and a stride, which picks a grid of
-pixels, and by a minimum where it is not known to be zero. onnxruntime runs the poolings in the channel-blocked layout
+reduced in the model: by a pooling with a window of one and a stride, which picks a grid of pixels, and where exact
+extremes are wanted by a global max pooling and a minimum. onnxruntime runs the poolings in the channel-blocked layout
 of its convolutions, so that the tensors need not even be converted.
 """
 
@@ -53,10 +53,13 @@ class Probe:
         return sample, low, values[self.high]
 
 
-def attach(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], wanted: int) -> dict[str, Probe]:
-    """Add probes to the main graph of `model` for the tensors in `shapes`, which are those of one sample.
+def attach(
+    model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], wanted: int, *, exact_extremes: bool
+) -> dict[str, Probe]:
+    """Add probes to the main graph of `model` for the tensors in `shapes`, which are those of one image.
 
-    A feature map with more than `wanted` values is sampled, so that about that many are left of each sample.
+    Of a feature map with more than `wanted` values about that many are left of each image. Its extremes are those of
+    all its values if they are to be exact, which takes a good part of the time, else those of the values that are left.
     """
     from onnx import helper
 
@@ -70,13 +73,14 @@ def attach(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], wanted
         steps = _steps(shape, wanted)
         probe = Probe(
             sample=f"{name}/sample",
-            low=None if _is_from_zero(makers.get(name), constants) else f"{name}/low",
-            high=f"{name}/high",
+            low=f"{name}/low" if exact_extremes and not _is_from_zero(makers.get(name), constants) else None,
+            high=f"{name}/high" if exact_extremes else None,
         )
         model.graph.node.append(
             helper.make_node("MaxPool", [name], [probe.sample], kernel_shape=[1, 1], strides=list(steps))
         )
-        model.graph.node.append(helper.make_node("GlobalMaxPool", [name], [str(probe.high)]))
+        if probe.high is not None:
+            model.graph.node.append(helper.make_node("GlobalMaxPool", [name], [probe.high]))
         if probe.low is not None:
             model.graph.node.append(helper.make_node("ReduceMin", [name], [probe.low], keepdims=0))
         probes[name] = probe

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -109,10 +110,12 @@ class Quantize(Pass):
             return
         model = to_proto(graph)
         digest = hashlib.blake2b(model.SerializeToString(deterministic=True)).hexdigest()
-        found: dict[str, Statistics] = ctx.keep(f"quantize: statistics of {digest}", dict)
+        exact = self.ranges == "minmax"
+        found: dict[str, Statistics] = ctx.keep(f"quantize: statistics of {digest}, exact {exact}", dict)
         missing = [t.name for t in placement.tensors() if t.name not in found]
         if missing:
-            found.update(collect(model, missing, data, lambda done, total: ctx.progress("calibrate", done, total)))
+            progress = partial(ctx.progress, "calibrate")
+            found.update(collect(model, missing, data, progress, exact_extremes=exact))
 
         factors: dict[tuple[str, ...], float] = {}
         if self.ranges == "auto":

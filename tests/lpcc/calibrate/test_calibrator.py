@@ -32,7 +32,7 @@ def made(count, batch="N"):
 
 def test_extremes_are_exact_and_samples_fair():
     model, values, data = made(30)
-    found = collect(model, NAMES, data)
+    found = collect(model, NAMES, data, exact_extremes=True)
     assert set(found) == {"x", "a", "r", "c", "y"}  # integers have no range
     a = 2 * values
     expected = {"x": values, "a": a, "r": np.maximum(a, 0), "c": np.clip(a, 0, 6), "y": a.mean((2, 3))}
@@ -47,9 +47,9 @@ def test_extremes_are_exact_and_samples_fair():
 
 
 def test_binned_values_are_bounded():
-    """Five times the images, the same number of values in all, but for a least number per image."""
+    """Five times the images, about the same number of values in all, as long as some are left of each image."""
     totals = [collect(model, ["a"], data)["a"].histogram.total for model, _, data in (made(100), made(500))]
-    assert totals[1] < 1.5 * totals[0] < 1 << 19
+    assert totals[1] < 2 * totals[0] < 1 << 18
 
 
 @pytest.mark.parametrize("batch", [1, 4])
