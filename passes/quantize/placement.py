@@ -12,6 +12,7 @@ from lpcc.passes.quantize.operators import SHRINKS, Bounds, Operation, Role, act
 from lpcc.passes.quantize.regions import idle_regions
 from lpcc.pipeline import Changes
 
+_SKIPPED = "named in `skip`"
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
@@ -97,7 +98,7 @@ class Planner:
             self._reasons[id(node)] = found
             return
         if edit.label(node) in skip:
-            self._reasons[id(node)] = "named in `skip`"
+            self._reasons[id(node)] = _SKIPPED
             return
         unit = Unit(node, found)
         after = self._edit.only_user(node.outputs[0])
@@ -135,7 +136,7 @@ class Planner:
         self._reasons[id(unit.node)] = reason
 
     def _refuse(self) -> None:
-        """Report what is left alone: every layer with weights, and of the others those that read an integer kernel."""
+        """Report what is left alone: layers with weights and those to be skipped, others if they read integers."""
         for node in self._graph.nodes:
             reason = self._reasons.get(id(node))
             if reason is not None and (
