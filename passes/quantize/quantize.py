@@ -22,6 +22,7 @@ from lpcc.passes.quantize.placement import Placement, Planner
 from lpcc.passes.quantize.refine import Group, refine
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 
+_MIN_WORK = 32.0
 _OPSET = 13  # the first in which DequantizeLinear has an axis
 
 
@@ -61,8 +62,9 @@ class Quantize(Pass):
     """Whether weights have a scale for each output channel; by default as the target says."""
     reduce_range: bool | None = None
     """Whether weights use 7 bits, so that 16-bit sums do not saturate; by default as the target says."""
-    min_work: Annotated[float, Range(min=0)] = 32.0
-    """Multiply-accumulates for each value converted on its border that an integer region must at least do."""
+    min_work: Annotated[float, Range(min=0)] | None = None
+    """Multiply-accumulates for each value converted on its border that an integer region must at least do; by default
+    32 for onnxruntime, whose float kernels are fast, and 0 for the runtimes of microcontrollers."""
     skip: tuple[str, ...] = ()
     """Names of layers to be kept in float."""
 
@@ -74,7 +76,7 @@ class Quantize(Pass):
         if reason is not None or scheme is None:
             changes.refuse(graph.name or "graph", reason or "")
             return changes
-        placement = self._place(graph, changes)
+        placement = self._place(graph, ctx, changes)
         if not placement.units:
             changes.refuse(graph.name or "graph", "no operator in it has an integer kernel")
             return changes
@@ -84,8 +86,11 @@ class Quantize(Pass):
         self._write(graph, ctx, placement, scheme)
         return changes
 
-    def _place(self, graph: gs.Graph, changes: Changes) -> Placement:
-        return Planner(graph, frozenset(self.skip), changes, self.min_work).place()
+    def _place(self, graph: gs.Graph, ctx: Context, changes: Changes) -> Placement:
+        min_work = self.min_work
+        if min_work is None:
+            min_work = _MIN_WORK if ctx.target is None or ctx.target.runtime == "onnxruntime" else 0.0
+        return Planner(graph, frozenset(self.skip), changes, min_work).place()
 
     def _scheme(self, ctx: Context) -> tuple[np.dtype, WeightScheme] | None:
         """Type of the activations, and how weights are quantised; None where the target has no integer kernels."""
