@@ -59,7 +59,7 @@ class Writer:
                     self._write_result(unit, index, tensor, self._has_float_reader(tensor, own))
         for unit, index, tensor in reads:
             if id(tensor) not in self._integers:
-                self._integers[id(tensor)] = self._quantized(tensor, tensor)
+                self._integers[id(tensor)] = self._quantized(tensor, self._held_back(tensor))
             if unit.role is Role.INTEGER:
                 self._edit.replace_input(unit.node, index, self._integers[id(tensor)])
                 self._pad_with_integers(unit.node, tensor)
@@ -90,6 +90,21 @@ class Writer:
         self._integers[id(tensor)] = integers
         if has_float_reader:
             self._edit.add("DequantizeLinear", [integers, *self._scale(tensor)], [tensor], name=f"{tensor.name}_out")
+
+    def _held_back(self, tensor: gs.Tensor) -> gs.Tensor:
+        """What to quantise for a tensor that is made in float: itself, but for what onnxruntime would spoil.
+
+        It moves a QuantizeLinear in front of a MaxPool, whose kernel for integers is some twenty times slower than that
+        for floats unless it stands between integer convolutions. It does not move it past a Max; and a Max with the
+        least number that the integers express changes nothing, as quantisation clips to that anyway.
+        """
+        maker = self._edit.producer(tensor)
+        if maker is None or edit.op(maker) != "MaxPool":
+            return tensor
+        least = self._edit.constant(f"{tensor.name}_least", np.asarray(self._params_of(tensor).low, dtype=np.float32))
+        result = self._edit.fresh(f"{tensor.name}_clipped", tensor.dtype, tensor.shape)
+        self._edit.add("Max", [tensor, least], [result], name=result.name)
+        return result
 
     def _quantized(self, tensor: gs.Tensor, source: gs.Tensor) -> gs.Tensor:
         """The integers of `source`, with the scale of `tensor`."""

@@ -139,9 +139,8 @@ class Planner:
         """Report what is left alone: layers with weights and those to be skipped, others if they read integers."""
         for node in self._graph.nodes:
             reason = self._reasons.get(id(node))
-            if reason is not None and (
-                edit.op(node) in _LAYERS or any(self._is_made_as_integer(t) for t in node.inputs)
-            ):
+            is_asked = reason == _SKIPPED or edit.op(node) in _LAYERS
+            if reason is not None and (is_asked or any(self._is_made_as_integer(t) for t in node.inputs)):
                 self._changes.refuse(node, reason)
             for body in edit.subgraphs(node):
                 for inner in edit.nodes(body):
@@ -216,10 +215,28 @@ class _Scales:
             leader = self._find(key)
             self._placement.leaders[key] = self._tensors[leader]
             if key not in follows:
-                self._placement.measured.setdefault(leader, []).append(tensor)
+                self._placement.measured.setdefault(leader, []).extend(self._origins(tensor))
             limits = self._limits[leader]
             if limits is not None:
                 self._placement.bounds[leader] = limits
+
+    def _origins(self, tensor: gs.Tensor) -> list[gs.Tensor]:
+        """The tensors that this one's values come from, where operators in float only moved them.
+
+        They are the ones that decide the scale if those operators run on integers, so that skipping a layer asks for no
+        statistics that were not there before.
+        """
+        found: dict[int, gs.Tensor] = {}
+        waiting = [tensor]
+        while waiting:
+            tensor = waiting.pop()
+            maker = self._edit.producer(tensor)
+            moved = None if maker is None or id(tensor) in self._made else operation(maker)
+            if isinstance(moved, Operation) and moved.role in (Role.MOVE, Role.JOIN) and maker is not None:
+                waiting += [maker.inputs[index] for index in moved.operands]
+            else:
+                found[id(tensor)] = tensor
+        return list(found.values())
 
     def _joins(self, unit: Unit) -> bool:
         """Whether a Concat and its operands should share one scale: then it only moves bytes.
