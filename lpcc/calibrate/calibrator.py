@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from lpcc.data import Dataset
 
-_WANTED = 1 << 17
+_WANTED = 1 << 18
 """Values of a feature map that are binned in all, about."""
 _PER_SAMPLE = (256, 8192)
 """Least and greatest number of those that come from one image."""
