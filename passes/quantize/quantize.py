@@ -9,17 +9,18 @@ from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.macs import macs
 from lpcc.analysis.shapes import bind
 from lpcc.calibrate import Histogram, Statistics, choose, collect
-from lpcc.graph import to_proto
+from lpcc.graph import clone, to_proto
 from lpcc.passes.quantize.emit import WeightScheme, Writer
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement, Planner
-from lpcc.passes.quantize.refine import Group, refine
+from lpcc.passes.quantize.refine import Factors, Group, closest, refine
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 
 _MIN_WORK = 32.0
@@ -122,15 +123,19 @@ class Quantize(Pass):
             progress = partial(ctx.progress, "calibrate")
             found.update(collect(model, missing, data, progress, exact_extremes=exact))
 
-        factors: dict[tuple[str, ...], float] = {}
+        def attempt(factors: Factors) -> onnx.ModelProto:
+            trial = clone(graph)
+            self._emit(trial, self._place(trial, ctx, Changes()), scheme, found, factors)
+            return to_proto(trial)
+
+        def refined() -> Factors:
+            groups = self._groups(placement, scheme[0], found).values()
+            progress = partial(ctx.progress, "refine ranges")
+            return closest(model, [{}, refine(model, groups, data, _macs(graph), progress)], attempt, data)
+
+        factors: Factors = {}
         if self.ranges == "auto":
-            groups = self._groups(placement, scheme[0], found)
-            factors = ctx.keep(
-                f"quantize: factors for {digest} {scheme}",
-                lambda: refine(
-                    model, groups.values(), data, _macs(graph), lambda *done: ctx.progress("refine ranges", *done)
-                ),
-            )
+            factors = ctx.keep(f"quantize: factors for {digest} {scheme}", refined)
         self._emit(graph, placement, scheme, found, factors)
 
     def _emit(
@@ -139,7 +144,7 @@ class Quantize(Pass):
         placement: Placement,
         scheme: tuple[np.dtype, WeightScheme],
         found: Mapping[str, Statistics],
-        factors: Mapping[tuple[str, ...], float],
+        factors: Factors,
     ) -> None:
         activations, weights = scheme
         groups = self._groups(placement, activations, found)

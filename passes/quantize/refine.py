@@ -19,6 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from lpcc.errors import ModelError
 from lpcc.passes.quantize.numbers import Params, activation_params
 from lpcc.quality import scores
 
@@ -34,9 +35,13 @@ _ENERGY_SHARE = 0.1
 _WORK = 4_000_000_000
 """Multiply-accumulates of one measurement, about: it decides how many images are used."""
 _IMAGES = (8, 64)
+_JUDGED_IMAGES = 128
 _BATCH = 8
 
 Array = np.ndarray[Any, Any]
+Factors = Mapping[tuple[str, ...], float]
+"""By how much the range of a group of tensors is scaled; 1 for those that are not listed."""
+
 Progress = Callable[[int, int], None]
 
 
@@ -92,6 +97,33 @@ def refine(
         left -= noise[place]
         factors[groups[place].tensors] = _descend(_Probe(model, groups[place], feeds, expected).noise, noise[place])
     return factors
+
+
+def closest(
+    model: onnx.ModelProto,
+    choices: Sequence[Factors],
+    attempt: Callable[[Factors], onnx.ModelProto],
+    data: Dataset,
+) -> Factors:
+    """Of several choices of factors the one with which the whole quantised network comes closest to `model`.
+
+    What is best for each range alone need not be best together, nor on images that the refinement did not see.
+    `attempt` quantises the network. The first choice wins a tie, and where onnxruntime runs none of the results.
+    """
+    from lpcc.runtime import Session
+
+    feeds = [batch.feeds for batch in data.head(_JUDGED_IMAGES).batches(_BATCH)]
+    session = Session(model, threads=os.cpu_count() or 1)
+    expected = [session.run(feed) for feed in feeds]
+
+    def noise(factors: Factors) -> float:
+        try:
+            candidate = Session(attempt(factors), threads=os.cpu_count() or 1)
+        except ModelError:
+            return np.inf
+        return noise_of(zip(expected, (candidate.run(feed) for feed in feeds), strict=True))
+
+    return min(choices, key=noise)
 
 
 def _descend(noise: Callable[[float], float], start: float) -> float:
