@@ -32,7 +32,7 @@ _NEGLIGIBLE = 0.02
 """Share of all noise below which the tensors that cause least are left as they are, all together."""
 _ENERGY_SHARE = 0.1
 """Weight of the energy of the error beside the divergence of the class probabilities."""
-_WORK = 4_000_000_000
+_WORK = 16_000_000_000
 """Multiply-accumulates of one measurement, about: it decides how many images are used."""
 _IMAGES = (8, 64)
 _JUDGED_IMAGES = 128
