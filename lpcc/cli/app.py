@@ -31,8 +31,8 @@ app.command(name="print")(print_command.print_model)
 app.command()(diff.diff)
 app.command()(bench.bench)
 app.command()(passes.passes)
-app.command()(targets.targets)
 app.command()(bisect.bisect)
+app.add_typer(targets.app)
 
 
 @app.callback(invoke_without_command=True)

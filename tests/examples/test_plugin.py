@@ -69,7 +69,7 @@ def test_without_the_plugin_there_is_no_such_pass(tmp_path: Path) -> None:
 
 
 def test_target_is_found(plugin: Path, tmp_path: Path) -> None:
-    ended = lpcc("targets", "camera-board", site=plugin, cwd=tmp_path)
+    ended = lpcc("targets", "show", "camera-board", site=plugin, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert "made up for this example" in ended.stdout
 

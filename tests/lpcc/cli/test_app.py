@@ -110,7 +110,7 @@ def test_an_interrupt_is_one_line(lpcc: Callable[..., Any], model: Path, monkeyp
 
 def test_a_reader_that_leaves_is_no_error(model: Path) -> None:
     script = "from lpcc.cli import main; main()"
-    command = f"{sys.executable} -c '{script}' targets arm-cortex-a53 | true; echo ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} -c '{script}' targets show arm-cortex-a53 | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(
         ["bash", "-c", command], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ROOT}, check=True
     )

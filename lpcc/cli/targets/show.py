@@ -1,4 +1,4 @@
-"""``lpcc targets``: the devices that lpcc knows, and the numbers of one of them."""
+"""``lpcc targets show``: the numbers of one device, each with its source, and how well they fit."""
 
 from __future__ import annotations
 
@@ -11,49 +11,20 @@ import typer
 from lpcc.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from lpcc.target import Target
+    from lpcc.target import Quality, Target
 
-Name = Annotated[
-    str | None, typer.Argument(metavar="[NAME|FILE]", help="A target, or a .toml file.", show_default=False)
-]
+Name = Annotated[str, typer.Argument(metavar="NAME|FILE", help="A target, or a .toml file.", show_default=False)]
 
 _ELSEWHERE = ("name", "description", "sources", "tables", "quality")
 """Fields of a target that are no rows of its table."""
 
 
-def targets(name: Name = None) -> None:
-    """List the devices, or the numbers of the one named.
-
-    Each number with its source.
-    """
+def show(name: Name) -> None:
+    """Show the numbers of a device, their sources, and how well they fit."""
     from lpcc.target import Target
 
     terminal = Terminal()
-    if name is None:
-        terminal.show(_all(terminal.width))
-    else:
-        terminal.show(_one(Target.load(name), terminal.width))
-
-
-def _all(width: int) -> Iterator[str | tuple[str, str]]:
-    from lpcc.report.table import Column, table
-    from lpcc.target import Target
-
-    found = [(name, Target.load(name)) for name in Target.names()]
-    rows = [
-        [name, target.runtime, target.int8.scheme if target.int8 else "", target.pipeline, target.description]
-        for name, target in found
-    ]
-    columns = [
-        Column("target"),
-        Column("runtime", drop=2),
-        Column("int8"),
-        Column("pipeline", drop=1),
-        Column("what", elastic=True),
-    ]
-    title, *body = table(columns, rows, width)
-    yield (title, "bold")
-    yield from body
+    terminal.show(_one(Target.load(name), terminal.width))
 
 
 def _one(target: Target, width: int) -> Iterator[str | tuple[str, str]]:
@@ -78,7 +49,16 @@ def _one(target: Target, width: int) -> Iterator[str | tuple[str, str]]:
     yield ("sources", "bold")
     for source, mark in marks.items():
         yield from textwrap.wrap(f"{mark} {source}", width, subsequent_indent="    ") if mark else ()
-    yield from textwrap.wrap(f"Predictions against measurements: {target.quality.compared_with}", width)
+    yield ""
+    yield ("quality", "bold")
+    yield from textwrap.wrap(_quality(target.quality), width)
+
+
+def _quality(quality: Quality) -> str:
+    """How well predictions meet measurements, in a sentence."""
+    if quality.median_error_percent is None:
+        return quality.compared_with
+    return f"median error {quality.median_error_percent:g} % on {quality.networks} networks: {quality.compared_with}"
 
 
 def _flat(table: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
