@@ -57,6 +57,9 @@ def _dataclass(cls: Any, data: Any, where: str, path: str, extra: Mapping[str, A
     values: dict[str, Any] = dict(extra)
     for key, value in data.items():
         if key not in known:
+            full = next((name for name in known if name.startswith(f"{key}_")), None)
+            if full is not None and isinstance(value, int | float):
+                raise UsageError(f"{where}: `{path}{key}` does not say its unit; write `{full}`")
             raise UsageError(f"{where}: key `{path}{key}`, {unknown(key, known, 'known')}")
         values[key] = _value(hints[key], value, where, f"{path}{key}")
     for name, spec in known.items():

@@ -15,14 +15,20 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from lpcc.cost.kinds import ELEMENT_KINDS, FORMATS, MAC_KINDS
+from lpcc.cost.kinds import ELEMENT_KINDS, FORMATS, INSTRUCTIONS, MAC_KINDS
+from lpcc.cost.machine import Machine
+from lpcc.cost.processor import Processor
 from lpcc.cost.table import KernelTable
 from lpcc.errors import UsageError
 from lpcc.schema import Bound, Names, build, unknown
 
+Runtime = Literal["onnxruntime", "ncnn", "tflite", "cmsis-nn", "x-cube-ai", "none"]
+"""Whose kernels run the network (``lpcc.analysis.runtimes``); ``none``: an accelerator with its own compiler."""
+
 Positive = Annotated[float, Bound(above=0)]
 NonNegative = Annotated[float, Bound(least=0)]
 Count = Annotated[int, Bound(above=0)]
+RuntimeName = Literal["onnxruntime", "ncnn", "tflite", "cmsis-nn", "x-cube-ai", "none"]
 MacKind = Annotated[str, Names(MAC_KINDS)]
 ElementKind = Annotated[str, Names(ELEMENT_KINDS)]
 Format = Annotated[str, Names(FORMATS)]
@@ -73,11 +79,12 @@ class Energy:
 
 @dataclass(frozen=True)
 class Overhead:
-    """Microseconds that the runtime spends per kernel call besides the arithmetic."""
+    """Microseconds that the runtime spends besides the arithmetic: per call of a kernel, and once per inference."""
 
-    kernel: NonNegative
+    kernel: NonNegative = 0.0
     view: NonNegative = 0.0
     quantize: NonNegative | None = None  # of QuantizeLinear and DequantizeLinear; as `kernel` where not stated
+    inference: NonNegative = 0.0  # once per inference
 
 
 @dataclass(frozen=True)
@@ -111,6 +118,18 @@ class Compute:
 
 
 @dataclass(frozen=True)
+class Physics:
+    """What turns the amounts of a kernel table into time.
+
+    Clock cycles per executed instruction of a class (1 where not stated), and a factor that calibrates all fitted
+    kernels.
+    """
+
+    cycles_per_instruction: Mapping[Annotated[str, Names(INSTRUCTIONS)], Positive] = field(default_factory=dict)
+    scale: Positive = 1.0
+
+
+@dataclass(frozen=True)
 class Quality:
     """How well the target's cost model meets measurements, or that nobody has compared it."""
 
@@ -124,26 +143,32 @@ class Target:
     """A device with the runtime that executes the network on it.
 
     `compute` is keyed by number format: ``float32``, ``int8``, or one int8 scheme such as ``s8s8`` where it runs at
-    another speed. `tables` holds fitted kernels that take the place of the roofline. `sources` says for the dotted
-    path of every number where it comes from.
+    another speed. `tables` holds fitted kernels that take the place of that roofline, `physics` what their amounts are
+    worth. `sources` says for the dotted path of every number where it comes from.
     """
 
     name: str
     description: str
-    kind: Literal["cpu", "mcu"]
-    runtime: Literal["onnxruntime", "cmsis-nn"]
+    kind: Literal["cpu", "mcu", "gpu", "npu", "array"]
+    runtime: RuntimeName
     isa: tuple[str, ...]
     core: Core
     memory: Memory
-    overhead_us: Overhead
-    compute: Mapping[Format, Compute]
     quality: Quality
+    overhead_us: Overhead = field(default_factory=Overhead)
+    compute: Mapping[Format, Compute] = field(default_factory=dict)
+    physics: Physics = field(default_factory=Physics)
     pipeline: str = "exact,quantize"
     energy: Energy = field(default_factory=Energy)
     int8: Int8 | None = None
     tables: KernelTable = field(default_factory=KernelTable)
     sources: Mapping[str, str] = field(default_factory=dict, repr=False)
     is_host: bool = False
+
+    @property
+    def machine(self) -> Machine:
+        """What prices this target's kernels."""
+        return Processor()
 
     @staticmethod
     def load(name_or_path: str | Path) -> Target:
@@ -253,7 +278,8 @@ def _build(layers: Layers, where: str, *, is_host: bool = False) -> Target:
         table = KernelTable.read(Path(str(value)))
     sources = dict(sorted(layers.sources.items()))
     target = build(Target, data, where, extra={"tables": table, "sources": sources, "is_host": is_host})
-    _require(target.compute, "float32", "compute", where)
+    if isinstance(target.machine, Processor):
+        _require(target.compute, "float32", "compute", where)
     for name, compute in target.compute.items():
         _require(compute.efficiency, "conv", f"compute.{name}.efficiency", where)
         _require(compute.elements_per_cycle, "elementwise", f"compute.{name}.elements_per_cycle", where)
@@ -293,7 +319,8 @@ def _covers(key: str, number: str) -> bool:
 
 
 def _is_path(text: str) -> bool:
-    return text.endswith(".toml") or "/" in text or "\\" in text
+    """A target's own name may have a slash, ``arm-cortex-a76/ncnn``."""
+    return text.endswith(".toml") or text.startswith((".", "/", "~")) or "\\" in text
 
 
 def _builtins() -> Mapping[str, Path]:

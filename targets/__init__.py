@@ -6,16 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-_NAMES = (
-    "arm-cortex-a",
-    "arm-cortex-a53",
-    "arm-cortex-a55",
-    "arm-cortex-a72",
-    "arm-cortex-a76",
-    "arm-cortex-m4",
-    "arm-cortex-m7",
-    "x86-avx2",
-    "x86-avx512-vnni",
-)
+_FOLDER = Path(__file__).parent
 
-BUILTIN: Mapping[str, Path] = MappingProxyType({name: Path(__file__).with_name(f"{name}.toml") for name in _NAMES})
+BUILTIN: Mapping[str, Path] = MappingProxyType(
+    {path.relative_to(_FOLDER).with_suffix("").as_posix(): path for path in sorted(_FOLDER.rglob("*.toml"))}
+)
+"""Path of each target's file by name; the variant ``arm-cortex-a76/ncnn`` lies in a folder of its core."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-MAC_KINDS = ("conv", "pointwise", "depthwise", "gemm", "matmul")
-"""Kernels that multiply and accumulate: KxK, 1x1 and depthwise convolution, fully connected, other matrix products."""
+MAC_KINDS = ("conv", "winograd", "pointwise", "depthwise", "grouped", "gemm", "matmul", "rnn")
+"""Kernels that multiply and accumulate.
+
+KxK convolution, the same by Winograd's algorithm, 1x1, depthwise and grouped convolution, fully connected (weights
+known), other matrix products, recurrent layers.
+"""
 
 ELEMENT_KINDS = (
     "elementwise",
@@ -24,3 +28,9 @@ ELEMENT_KINDS = (
 
 FORMATS = ("float32", "float16", "int8", "u8s8", "s8s8", "u8u8", "s8u8")
 """Number formats of kernels; an int8 scheme (activations, weights) stands where it differs from other ``int8``."""
+
+INSTRUCTIONS = ("mac", "other")
+"""Classes of instructions: those that multiply and accumulate (vectors of them count as one), and all others."""
+
+QUANTITIES = ("ns", "cycles", *INSTRUCTIONS)
+"""What a kernel table may state: nanoseconds, clock cycles, executed instructions of a class."""

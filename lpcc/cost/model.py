@@ -1,7 +1,7 @@
-"""The cost model: a roofline for each kernel that the runtime runs, or the target's fitted table where it has one.
+"""The cost model: the kernels that the target's runtime runs for a graph, each priced by the target's machine.
 
-    latency = max(operations / rate, bytes / bandwidth) + overhead of the call
-    energy  = active power x latency + energy per operation and per byte
+    latency = sum over kernels + a constant of the inference
+    energy  = active power x latency + energy per operation and per byte, unless the machine counts its accesses
 
 For one inference on one thread with warm caches.
 """
@@ -9,8 +9,8 @@ For one inference on one thread with warm caches.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
@@ -19,12 +19,10 @@ from lpcc.analysis.kernels import Kernel, kernels
 from lpcc.analysis.liveness import liveness
 from lpcc.analysis.macs import parameters, weight_bytes, weights
 from lpcc.analysis.shapes import Shapes, bind
-from lpcc.cost.kinds import MAC_KINDS
+from lpcc.cost.machine import Bound, Network, Price
 
 if TYPE_CHECKING:
-    from lpcc.target import Compute, Target
-
-Bound = Literal["compute", "memory", "overhead"]
+    from lpcc.target import Target
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,8 @@ class LayerCost:
 
     A change of layout that the runtime puts in bears the name of the node that it is made for, and has no `nodes`.
 
-    `inputs` and `outputs` are the shapes of the activations. `bound` says what its latency comes from most.
+    `inputs` and `outputs` are the shapes of the activations. `bound` says what its latency comes from most, `counts`
+    the amounts behind it (cycles, instructions, accesses), where the machine tells.
     """
 
     name: str
@@ -50,6 +49,7 @@ class LayerCost:
     energy_mj: float
     bound: Bound
     nodes: tuple[str, ...]
+    counts: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -86,14 +86,16 @@ class CostModel:
         shapes = bind(graph, sizes)
         steps = self.kernels(graph, shapes)
         resident = weight_bytes(graph)
-        layers = tuple(self._layer(step, shapes, resident) for step in steps)
+        network = Network(steps, resident)
+        layers = tuple(self._layer(step, shapes, network) for step in steps)
+        fixed_ms = self.target.overhead_us.inference / 1e3
         memory = liveness(graph, shapes, steps)
         assumptions = list(shapes.assumptions)
         if any(step.inner for step in steps):
             assumptions.append("nested graphs are counted once")
         return Cost(
-            latency_ms=sum(layer.latency_ms for layer in layers),
-            energy_mj=sum(layer.energy_mj for layer in layers),
+            latency_ms=sum(layer.latency_ms for layer in layers) + fixed_ms,
+            energy_mj=sum(layer.energy_mj for layer in layers) + fixed_ms * self.target.energy.active_watts,
             peak_activation_bytes=memory.peak_bytes,
             peak_layer="" if memory.peak is None else edit.label(memory.peak.node),
             weight_bytes=resident,
@@ -106,25 +108,10 @@ class CostModel:
 
     def kernels(self, graph: gs.Graph, shapes: Shapes) -> tuple[Kernel, ...]:
         """The kernels that the target's runtime runs for a graph."""
-        return kernels(graph, shapes, self.target.runtime, x86="x86" in self.target.isa)
+        return kernels(graph, shapes, self.target.runtime, self.target.isa)
 
-    def latency_us(self, kernel: Kernel, resident: int = 0) -> tuple[float, Bound]:
-        """Microseconds of one kernel and what they come from most.
-
-        `resident` are the bytes of all weights of the network: where they exceed the cache, every inference reads
-        them from main memory again.
-        """
-        overhead = self._overhead_us(kernel)
-        compute = self._compute_us(kernel)
-        memory = self._memory_us(kernel, resident)
-        fitted = self._fitted_us(kernel)
-        total = max(compute, memory) + overhead if fitted is None else fitted
-        if overhead >= max(compute, memory):
-            return total, "overhead"
-        return total, "compute" if compute >= memory else "memory"
-
-    def _layer(self, kernel: Kernel, shapes: Shapes, resident: int) -> LayerCost:
-        micros, bound = self.latency_us(kernel, resident)
+    def _layer(self, kernel: Kernel, shapes: Shapes, network: Network) -> LayerCost:
+        price = self.target.machine.price(kernel, network, self.target)
         trained = {id(t): t for node in kernel.nodes for t in weights(node)}
         return LayerCost(
             name=edit.label(kernel.node) + ("" if kernel.nodes else " (layout)"),
@@ -137,68 +124,19 @@ class CostModel:
             parameters=sum(shapes.elements(t) for t in trained.values()),
             weight_bytes=kernel.weight_bytes,
             bytes_moved=0 if kernel.kind == "view" else kernel.bytes,
-            latency_ms=micros / 1e3,
-            energy_mj=self._energy_mj(kernel, micros),
-            bound=bound,
+            latency_ms=price.latency_us / 1e3,
+            energy_mj=self._energy_mj(kernel, price),
+            bound=price.bound,
             nodes=tuple(edit.label(node) for node in kernel.nodes),
+            counts=price.counts,
         )
 
-    def _overhead_us(self, kernel: Kernel) -> float:
-        overhead = self.target.overhead_us
-        if kernel.kind == "view":
-            return overhead.view
-        if kernel.kind in ("quantize", "dequantize") and overhead.quantize is not None:
-            return overhead.quantize
-        return overhead.kernel
-
-    def _compute_us(self, kernel: Kernel) -> float:
-        if kernel.kind == "view":
-            return 0.0
-        rates = self._rates(kernel)
-        if kernel.kind in MAC_KINDS:
-            per_cycle = rates.macs_per_cycle * rates.efficiency.get(kernel.kind, rates.efficiency["conv"])
-            cycles = _padded(kernel, rates.channel_multiple) / per_cycle
-        else:
-            elements = rates.elements_per_cycle
-            cycles = kernel.elements / elements.get(kernel.kind, elements["elementwise"])
-        return cycles / (self.target.core.clock_ghz * 1e3)
-
-    def _memory_us(self, kernel: Kernel, resident: int) -> float:
-        if kernel.kind == "view":
-            return 0.0
-        memory = self.target.memory
-        main = memory.bandwidth_gbps * 1e3  # bytes per microsecond
-        cached = (memory.cache_bandwidth_gbps or memory.bandwidth_gbps) * 1e3
-        room = memory.cache_kib * 1024
-        activations = kernel.bytes - kernel.weight_bytes
-        return activations / (cached if activations <= room else main) + kernel.weight_bytes / (
-            cached if resident <= room else main
-        )
-
-    def _fitted_us(self, kernel: Kernel) -> float | None:
-        """Latency by the target's kernel table; None where that has no row for this kernel."""
-        table = self.target.tables.coefficients
-        terms = table.get((kernel.kind, kernel.scheme)) or table.get((kernel.kind, kernel.dtype))
-        if terms is None:
-            return None
-        quantity = {
-            "macs": kernel.macs,
-            "padded_macs": _padded(kernel, self._rates(kernel).channel_multiple),
-            "elements": kernel.elements,
-            "bytes": kernel.bytes,
-            "weight_bytes": kernel.weight_bytes,
-        }
-        return sum(value if term == "call" else value * quantity[term] / 1e6 for term, value in terms.items())
-
-    def _rates(self, kernel: Kernel) -> Compute:
-        compute = self.target.compute
-        return compute.get(kernel.scheme) or compute.get(kernel.dtype) or compute["float32"]
-
-    def _energy_mj(self, kernel: Kernel, micros: float) -> float:
+    def _energy_mj(self, kernel: Kernel, price: Price) -> float:
+        if price.energy_uj is not None:
+            return price.energy_uj * 1e-3
         energy = self.target.energy
-        per_mac = energy.pj_per_mac.get(kernel.dtype, 0.0)
-        picojoules = per_mac * kernel.macs + energy.pj_per_byte * kernel.bytes
-        return energy.active_watts * micros * 1e-3 + picojoules * 1e-9
+        picojoules = energy.pj_per_mac.get(kernel.dtype, 0.0) * kernel.macs + energy.pj_per_byte * kernel.bytes
+        return energy.active_watts * price.latency_us * 1e-3 + picojoules * 1e-9
 
     def _warnings(self, resident: int, peak: int) -> tuple[str, ...]:
         found = []
@@ -208,10 +146,3 @@ class CostModel:
         if sram is not None and peak > sram * 1024:
             found.append(f"does not fit: activations take {peak / 1024:.0f} KiB at their peak, SRAM has {sram} KiB")
         return tuple(found)
-
-
-def _padded(kernel: Kernel, multiple: int) -> float:
-    """Multiply-accumulates with output channels rounded up to what the kernel computes at once."""
-    if kernel.channels == 0:
-        return float(kernel.macs)
-    return kernel.macs * (-(-kernel.channels // multiple) * multiple) / kernel.channels

@@ -1,4 +1,4 @@
-"""Fitted kernels: coefficients that take the place of a target's roofline, kernel kind by kernel kind."""
+"""Fitted kernels: formulas with coefficients that take the place of a target's roofline, kernel kind by kernel kind."""
 
 from __future__ import annotations
 
@@ -7,31 +7,36 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from lpcc.cost.kinds import ELEMENT_KINDS, FORMATS, MAC_KINDS
+from lpcc.cost.kinds import ELEMENT_KINDS, FORMATS, MAC_KINDS, QUANTITIES
 from lpcc.errors import UsageError
 from lpcc.schema import unknown
 
-TERMS = ("call", "macs", "padded_macs", "elements", "bytes", "weight_bytes")
-"""What a coefficient multiplies; see `KernelTable`."""
+if TYPE_CHECKING:
+    from lpcc.analysis.kernels import Kernel
+
+COLUMNS = ("kernel", "format", "quantity", "term", "coefficient")
 
 
 @dataclass(frozen=True)
 class KernelTable:
-    """Latency in microseconds of a kernel kind and number format, as a sum of coefficient x quantity.
+    """What a kernel takes, by kind and number format, as sums of coefficient x term.
 
-    The term ``call`` is microseconds per call; every other one is microseconds per million: of multiply-accumulates
-    (``macs``; ``padded_macs`` with channels rounded up to what the kernel computes on), of output elements
-    (``elements``), of bytes read and written (``bytes``) and of bytes of weights among them (``weight_bytes``).
+        quantity = sum over its rows of coefficient x term(kernel)
 
-    `coefficients` is keyed by (kind, format); the format is ``float32``, ``int8`` or an int8 scheme like ``u8s8``.
+    A quantity is time (``ns``, nanoseconds), clock ``cycles``, or executed instructions of a class (``mac``,
+    ``other``); a kernel may have rows for several. The term is text, see `lpcc.cost.terms`.
+
+    `rows` is keyed by (kind, format), then by quantity, then by term; the format is ``float32``, ``float16``, ``int8``
+    or an int8 scheme like ``u8s8``.
     """
 
-    coefficients: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
+    rows: Mapping[tuple[str, str], Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
     @staticmethod
     def read(path: Path) -> KernelTable:
-        """The table in a CSV file with the columns kernel, dtype, term, coefficient; ``#`` starts a comment line.
+        """The table in a CSV file with the columns kernel, format, quantity, term, coefficient; ``#`` starts a comment.
 
         Raises UsageError with file and line where it cannot be read.
         """
@@ -39,27 +44,58 @@ class KernelTable:
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"{path}: cannot read the kernel table: {error}") from None
-        found: dict[tuple[str, str], dict[str, float]] = {}
+        found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
         numbered = ((n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#")
         for number, line in numbered:
-            row = [cell.strip() for cell in next(csv.reader([line]))]
-            if row == ["kernel", "dtype", "term", "coefficient"]:
+            cells = tuple(cell.strip() for cell in next(csv.reader([line])))
+            if cells == COLUMNS:
                 continue
-            if len(row) != 4:
-                raise UsageError(f"{path}:{number}: expected kernel,dtype,term,coefficient, found {len(row)} columns")
-            kernel, dtype, term, value = row
-            for what, name, known in (
-                ("kernel", kernel, (*MAC_KINDS, *ELEMENT_KINDS)),
-                ("format", dtype, FORMATS),
-                ("term", term, TERMS),
-            ):
-                if name not in known:
-                    raise UsageError(f"{path}:{number}: {what} `{name}`, {unknown(name, known, 'known')}")
-            terms = found.setdefault((kernel, dtype), {})
+            where = f"{path}:{number}"
+            if len(cells) != len(COLUMNS):
+                raise UsageError(f"{where}: expected {','.join(COLUMNS)}, found {len(cells)} columns")
+            kernel, dtype, quantity, term, value = cells
+            _known(where, "kernel", kernel, (*MAC_KINDS, *ELEMENT_KINDS))
+            _known(where, "format", dtype, FORMATS)
+            _known(where, "quantity", quantity, QUANTITIES)
+            terms = found.setdefault((kernel, dtype), {}).setdefault(quantity, {})
             if term in terms:
-                raise UsageError(f"{path}:{number}: {kernel},{dtype},{term} is stated twice")
-            terms[term] = _number(value, f"{path}:{number}")
+                raise UsageError(f"{where}: {kernel},{dtype},{quantity},{term} is stated twice")
+            _check_term(where, term)
+            terms[term] = _number(value, where)
         return KernelTable(found)
+
+    def of(self, kernel: Kernel) -> Mapping[str, float] | None:
+        """Amount of each quantity that a kernel takes; None where the table has no rows for it."""
+        from lpcc.cost.terms import Term
+
+        rows = self._rows(kernel)
+        if rows is None:
+            return None
+        return {
+            quantity: sum(value * Term.parse(term)(kernel) for term, value in terms.items())
+            for quantity, terms in rows.items()
+        }
+
+    def fixed(self, kernel: Kernel) -> Mapping[str, float]:
+        """The part of `of` that does not depend on the kernel's size: the cost of the call."""
+        return {quantity: terms.get("one", 0.0) for quantity, terms in (self._rows(kernel) or {}).items()}
+
+    def _rows(self, kernel: Kernel) -> Mapping[str, Mapping[str, float]] | None:
+        return self.rows.get((kernel.kind, kernel.scheme)) or self.rows.get((kernel.kind, kernel.dtype))
+
+
+def _known(where: str, what: str, name: str, known: tuple[str, ...]) -> None:
+    if name not in known:
+        raise UsageError(f"{where}: {what} `{name}`, {unknown(name, known, 'known')}")
+
+
+def _check_term(where: str, term: str) -> None:
+    from lpcc.cost.terms import Term
+
+    try:
+        Term.parse(term)
+    except ValueError as error:
+        raise UsageError(f"{where}: term `{term}`: {error}") from None
 
 
 def _number(text: str, where: str) -> float:

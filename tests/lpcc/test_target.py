@@ -97,7 +97,10 @@ def test_unknown_targets_are_answered_with_the_nearest_names() -> None:
         ("core = 3", "`core` must be a table, not 3"),
         ('isa = "neon"', "`isa` = 'neon' is wrong; expected a list of texts"),
         ("isa = [1]", "`isa` = 1 is wrong; expected a text"),
-        ('kind = "gpu"', '`kind` = \'gpu\' is wrong; expected one of "cpu", "mcu"'),
+        ('kind = "fpga"', '`kind` = \'fpga\' is wrong; expected one of "cpu", "mcu"'),
+        ("[core]\nclock = 1.5", "`core.clock` does not say its unit; write `clock_ghz`"),
+        ("[physics.cycles_per_instruction]\nmacs = 1", "`physics.cycles_per_instruction.macs`, which is not known"),
+        ("[physics]\nscale = 0", "`physics.scale` = 0 is out of range; expected a number above 0"),
         ('[int8]\nactivations = "s4"', '`int8.activations` = \'s4\' is wrong; expected one of "u8", "s8"'),
         ('[int8]\nreduce_range = "no"', "expected true or false"),
         ("[compute.float33]\nx = 1", "`compute.float33`, which is not known; nearest: `float32`"),
@@ -151,24 +154,26 @@ def test_any_text_as_a_name_or_path_is_a_target_or_a_usage_error(text: str) -> N
 
 def test_a_kernel_table_beside_the_file_drops_in(tmp_path: Path) -> None:
     (tmp_path / "fit.csv").write_text(
-        "kernel,dtype,term,coefficient\n# fitted\nconv,int8,call,2.5\nconv,int8,macs,90\n"
+        "kernel,format,quantity,term,coefficient\n# fitted\nconv,int8,ns,one,2.5\nconv,int8,ns,macs,90\n"
     )
     target = Target.load(board(tmp_path, BOARD.replace("[core]", '[tables]\nkernels = "fit.csv"\n[core]')))
-    assert target.tables.coefficients == {("conv", "int8"): {"call": 2.5, "macs": 90.0}}
+    assert target.tables.rows == {("conv", "int8"): {"ns": {"one": 2.5, "macs": 90.0}}}
     assert Target.load("arm-cortex-a72").tables == KernelTable()
 
 
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ("conv,int8,call", "found 3 columns"),
-        ("conv,int8,cals,1", "term `cals`, which is not known; nearest: `call`"),
-        ("conv,int8,call,fast", "`fast` is not a number"),
-        ("conv,int8,call,-1", "`-1` is not a number of at least 0"),
-        ("conv,int8,call,nan", "`nan` is not a number"),
-        ("conw,int8,call,1", "kernel `conw`, which is not known; nearest: `conv`"),
-        ("conv,int9,call,1", "format `int9`, which is not known; nearest: `int8`"),
-        ("conv,int8,call,1\nconv,int8,call,1", ":2: conv,int8,call is stated twice"),
+        ("conv,int8,ns,one", "found 4 columns"),
+        ("conv,int8,ms,one,1", "quantity `ms`, which is not known"),
+        ("conv,int8,ns,mac,1", "quantity `mac`, which is not known; nearest: `macs`"),
+        ("conv,int8,ns,2*macs,1", "term `2*macs`: factor `2` is none of"),
+        ("conv,int8,ns,one,fast", "`fast` is not a number"),
+        ("conv,int8,ns,one,-1", "`-1` is not a number of at least 0"),
+        ("conv,int8,ns,one,nan", "`nan` is not a number"),
+        ("conw,int8,ns,one,1", "kernel `conw`, which is not known; nearest: `conv`"),
+        ("conv,int9,ns,one,1", "format `int9`, which is not known; nearest: `int8`"),
+        ("conv,int8,ns,one,1\nconv,int8,ns,one,1", ":2: conv,int8,ns,one is stated twice"),
     ],
 )
 def test_mistakes_in_a_kernel_table(tmp_path: Path, row: str, said: str) -> None:

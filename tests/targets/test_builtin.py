@@ -17,7 +17,7 @@ NAMES = sorted(BUILTIN)
 
 def test_the_list_is_what_is_on_disk() -> None:
     folder = Path(lpcc.targets.__file__).parent
-    assert {path.stem for path in folder.glob("*.toml")} == set(BUILTIN)
+    assert {str(path.relative_to(folder))[:-5] for path in folder.rglob("*.toml")} == set(BUILTIN)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lpcc.analysis.types import annotate
 from lpcc.cost import Cost, CostModel, KernelTable
 from lpcc.graph import from_proto
-from lpcc.target import Compute, Core, Energy, Memory, Overhead, Quality, Target
+from lpcc.target import Compute, Core, Energy, Memory, Overhead, Physics, Quality, Target
 from lpcc.targets import BUILTIN
 
 PLAIN = Target(
@@ -116,14 +116,30 @@ def test_energy_per_operation_and_per_byte() -> None:
 
 
 def test_fitted_kernels_take_the_place_of_the_roofline() -> None:
-    terms = {"call": 2.0, "macs": 10.0, "padded_macs": 1.0, "bytes": 3.0, "weight_bytes": 5.0, "elements": 7.0}
-    target = replace(PLAIN, tables=KernelTable({("conv", "float32"): terms}))
+    terms = {"one": 2000.0, "macs": 0.01, "ceil(cout/8)*depth*rows": 0.001, "weight_bytes": 0.005, "elements": 0.007}
+    target = replace(PLAIN, tables=KernelTable({("conv", "float32"): {"ns": terms}}))
     (layer,) = CostModel(target).estimate(conv(12)).layers
-    want = 2 + (10 * layer.macs + layer.macs * 16 / 12 + 3 * layer.bytes_moved + 5 * 3456 + 7 * 12 * 256) / 1e6
+    blocks = 2 * 72 * 256
+    want = 2 + (0.01 * layer.macs + 0.001 * blocks + 0.005 * 3456 + 0.007 * 12 * 256) / 1e3
     assert layer.latency_ms * 1e3 == pytest.approx(want)
+    assert layer.counts == {"ns": pytest.approx(want * 1e3)}
     assert CostModel(target).estimate(conv(12, kernel=1)) == CostModel(PLAIN).estimate(conv(12, kernel=1)), (
         "1x1: no row"
     )
+
+
+def test_instructions_become_time_by_the_physics_of_the_core() -> None:
+    table = KernelTable({("conv", "float32"): {"mac": {"macs": 0.25}, "other": {"one": 100.0, "macs": 0.125}}})
+    physics = Physics(cycles_per_instruction={"mac": 0.5, "other": 0.25}, scale=1.1)
+    core = Core("fast", 2.0, 1)
+    target = replace(PLAIN, core=core, tables=table, physics=physics, overhead_us=Overhead(kernel=1.0, inference=3.0))
+    cost = CostModel(target).estimate(conv(12))
+    (layer,) = cost.layers
+    cycles = layer.macs * 0.25 * 0.5 + (100 + layer.macs * 0.125) * 0.25
+    want = 1.1 * (cycles / 2e3 + layer.bytes_moved / 1e3)
+    assert layer.latency_ms * 1e3 == pytest.approx(want)
+    assert cost.latency_ms * 1e3 == pytest.approx(want + 3.0)
+    assert cost.energy_mj == pytest.approx(2.0 * cost.latency_ms)
 
 
 def test_an_int8_scheme_may_have_rates_of_its_own(mobile) -> None:

@@ -1,0 +1,43 @@
+"""What prices one kernel: the protocol of cost models, and the numbers that they give and take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from lpcc.analysis.kernels import Kernel
+    from lpcc.target import Target
+
+Bound = Literal["compute", "memory", "overhead"]
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one kernel costs, and what its latency comes from most.
+
+    `energy_uj` is None where the target's power times latency says it. `counts` are amounts behind the price, such as
+    cycles, instructions by class, or accesses by level of memory, for those who want to see.
+    """
+
+    latency_us: float
+    bound: Bound
+    energy_uj: float | None = None
+    counts: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Network:
+    """What the price of a kernel depends on besides itself: all kernels of the network and the bytes of its weights."""
+
+    kernels: tuple[Kernel, ...] = ()
+    weight_bytes: int = 0
+
+
+class Machine(Protocol):
+    """A cost model of one kind of hardware."""
+
+    def price(self, kernel: Kernel, network: Network, target: Target) -> Price:
+        """Price of one kernel of a network on a target."""
+        ...

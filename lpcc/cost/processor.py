@@ -1,0 +1,105 @@
+"""Processors: a fitted kernel where the target's table has one, else a roofline.
+
+    roofline  latency = max(operations / rate, bytes / bandwidth) + overhead of the call
+    fitted    latency = scale x (ns + (cycles + instructions x cycles per instruction) / clock + bytes / bandwidth)
+
+Only kernels that are given as instructions pay for their bytes: measured times and cycles hold that already. The cost
+of the call is part of a fitted kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from lpcc.cost.kinds import INSTRUCTIONS, MAC_KINDS
+from lpcc.cost.machine import Bound, Network, Price
+
+if TYPE_CHECKING:
+    from lpcc.analysis.kernels import Kernel
+    from lpcc.target import Compute, Target
+
+
+class Processor:
+    """The cost model of CPUs, microcontrollers and (coarsely) GPUs, for one thread with warm caches."""
+
+    def price(self, kernel: Kernel, network: Network, target: Target) -> Price:
+        """Price of one kernel."""
+        if kernel.kind == "view":
+            return Price(target.overhead_us.view, "overhead")
+        memory = _memory_us(kernel, network.weight_bytes, target)
+        amounts = target.tables.of(kernel)
+        if amounts is not None:
+            return _fitted(kernel, amounts, memory, target)
+        compute, overhead = _compute_us(kernel, target), _overhead_us(kernel, target)
+        return Price(max(compute, memory) + overhead, _bound(compute, memory, overhead))
+
+
+def _fitted(kernel: Kernel, amounts: Mapping[str, float], memory: float, target: Target) -> Price:
+    scale = target.physics.scale
+    total = _micros(amounts, target)
+    call = _micros(target.tables.fixed(kernel), target)
+    if any(name in amounts for name in INSTRUCTIONS):
+        return Price(scale * (total + memory), _bound(total - call, memory, call), counts=amounts)
+    moving = min(memory, total - call)  # an estimate: the measured time does not tell computing from moving
+    return Price(scale * total, _bound(total - call - moving, moving, call), counts=amounts)
+
+
+def _bound(compute: float, memory: float, overhead: float) -> Bound:
+    if overhead >= max(compute, memory):
+        return "overhead"
+    return "compute" if compute >= memory else "memory"
+
+
+def _overhead_us(kernel: Kernel, target: Target) -> float:
+    overhead = target.overhead_us
+    if kernel.kind in ("quantize", "dequantize") and overhead.quantize is not None:
+        return overhead.quantize
+    return overhead.kernel
+
+
+def _micros(amounts: Mapping[str, float], target: Target) -> float:
+    """Microseconds of computing."""
+    per_instruction = target.physics.cycles_per_instruction
+    cycles = amounts.get("cycles", 0.0) + sum(
+        amounts.get(name, 0.0) * per_instruction.get(name, 1.0) for name in INSTRUCTIONS
+    )
+    return cycles / (target.core.clock_ghz * 1e3) + amounts.get("ns", 0.0) / 1e3
+
+
+def _compute_us(kernel: Kernel, target: Target) -> float:
+    rates = target.compute.get(kernel.scheme) or target.compute.get(kernel.dtype) or target.compute["float32"]
+    if kernel.kind in MAC_KINDS:
+        cycles = _padded(kernel, rates.channel_multiple) / (rates.macs_per_cycle * _efficiency(kernel.kind, rates))
+    else:
+        elements = rates.elements_per_cycle
+        cycles = kernel.elements / elements.get(kernel.kind, elements["elementwise"])
+    return cycles / (target.core.clock_ghz * 1e3)
+
+
+def _efficiency(kind: str, rates: Compute) -> float:
+    """A kind that is not stated runs like the nearest one that is."""
+    nearest = {"matmul": "gemm", "rnn": "gemm"}
+    return rates.efficiency.get(kind) or rates.efficiency.get(nearest.get(kind, "conv")) or rates.efficiency["conv"]
+
+
+def _memory_us(kernel: Kernel, resident: int, target: Target) -> float:
+    """Time to move a kernel's data.
+
+    Where all weights of the network exceed the cache, every inference reads them from main memory again.
+    """
+    memory = target.memory
+    main = memory.bandwidth_gbps * 1e3  # bytes per microsecond
+    cached = (memory.cache_bandwidth_gbps or memory.bandwidth_gbps) * 1e3
+    room = memory.cache_kib * 1024
+    activations = kernel.bytes - kernel.weight_bytes
+    return activations / (cached if activations <= room else main) + kernel.weight_bytes / (
+        cached if resident <= room else main
+    )
+
+
+def _padded(kernel: Kernel, multiple: int) -> float:
+    """Multiply-accumulates with output channels rounded up to what the kernel computes at once."""
+    if kernel.channels == 0:
+        return float(kernel.macs)
+    return kernel.macs * (-(-kernel.channels // multiple) * multiple) / kernel.channels

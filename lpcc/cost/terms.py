@@ -1,0 +1,105 @@
+"""Terms of a cost formula, as text: products of factors like ``ceil(rows/4)*ceil(cout/16)*depth``.
+
+A factor is one of
+
+    q               a quantity of the kernel, see `QUANTITIES`
+    ceil(q/8)       blocks of 8 that hold it, the last one perhaps not full
+    floor(q/8)      full blocks of 8
+    mod(q,8)        what is left over after the full blocks
+    [q=3] [q>3] [q<3]   1 if so, else 0
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, reduce
+from types import MappingProxyType
+
+from lpcc.analysis.kernels import Kernel
+from lpcc.schema import unknown
+
+Factor = Callable[[Kernel], float]
+
+_BOUNDS = ("batch", "groups", "cin", "cout", "kh", "kw", "sh", "sw", "dh", "dw", "ih", "iw", "oh", "ow")
+_DERIVED = ("taps", "depth", "pixels", "rows")
+
+
+def _bound(name: str) -> Factor:
+    read = operator.attrgetter(name)
+    return lambda kernel: float(read(kernel.geometry))
+
+
+QUANTITIES: Mapping[str, Factor] = MappingProxyType(
+    {
+        "one": lambda _: 1.0,
+        "macs": lambda kernel: float(kernel.macs),
+        "elements": lambda kernel: float(kernel.elements),
+        "bytes": lambda kernel: float(kernel.bytes),
+        "weight_bytes": lambda kernel: float(kernel.weight_bytes),
+        "input_bytes": lambda kernel: float(sum(o.nbytes for o in kernel.inputs)),
+        "output_bytes": lambda kernel: float(sum(o.nbytes for o in kernel.outputs)),
+        "inputs": lambda kernel: float(len(kernel.inputs)),
+        "outputs": lambda kernel: float(len(kernel.outputs)),
+        **{name: _bound(name) for name in (*_BOUNDS, *_DERIVED)},
+    }
+)
+"""Numbers of a kernel that a term may use: its work, its data, its `lpcc.analysis.geometry.Geometry`, and ``one``."""
+
+_NAME = re.compile(r"[a-z_]+")
+_BLOCK = re.compile(r"(ceil|floor)\(([a-z_]+)/([1-9][0-9]*)\)|(mod)\(([a-z_]+),([1-9][0-9]*)\)")
+_CONDITION = re.compile(r"\[([a-z_]+)([=<>])([0-9]+)\]")
+_COMPARE = {"=": operator.eq, "<": operator.lt, ">": operator.gt}
+
+
+@dataclass(frozen=True)
+class Term:
+    """A product of factors; call it with a kernel for its value."""
+
+    text: str
+    factors: tuple[Factor, ...]
+
+    @staticmethod
+    @cache
+    def parse(text: str) -> Term:
+        """The term that `text` writes down. Raises ValueError, saying what is wrong with which factor."""
+        return Term(text, tuple(_factor(part.strip()) for part in text.split("*")))
+
+    def __call__(self, kernel: Kernel) -> float:
+        """Value of the term for a kernel."""
+        return reduce(operator.mul, (factor(kernel) for factor in self.factors))
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def _factor(text: str) -> Factor:
+    if _NAME.fullmatch(text):
+        return _quantity(text)
+    if match := _BLOCK.fullmatch(text):
+        word, name, size = (match[i] or match[i + 3] for i in (1, 2, 3))
+        return _block(word, _quantity(name), int(size))
+    if match := _CONDITION.fullmatch(text):
+        return _condition(_quantity(match[1]), match[2], int(match[3]))
+    raise ValueError(f"factor `{text}` is none of: q, ceil(q/8), floor(q/8), mod(q,8), [q=3], [q>3], [q<3]")
+
+
+def _quantity(name: str) -> Factor:
+    if name not in QUANTITIES:
+        raise ValueError(f"quantity `{name}`, {unknown(name, QUANTITIES, 'known')}")
+    return QUANTITIES[name]
+
+
+def _block(word: str, quantity: Factor, size: int) -> Factor:
+    if word == "ceil":
+        return lambda kernel: float(-(-quantity(kernel) // size))
+    if word == "floor":
+        return lambda kernel: float(quantity(kernel) // size)
+    return lambda kernel: float(quantity(kernel) % size)
+
+
+def _condition(quantity: Factor, sign: str, limit: int) -> Factor:
+    holds = _COMPARE[sign]
+    return lambda kernel: float(holds(quantity(kernel), limit))
