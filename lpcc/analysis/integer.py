@@ -1,9 +1,10 @@
-"""Q/DQ groups: which nodes onnxruntime turns into integer kernels, and which tensors it holds as integers."""
+"""Q/DQ groups: which nodes a runtime turns into integer kernels, and which tensors it holds as integers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -11,6 +12,9 @@ import onnx_graphsurgeon as gs
 from lpcc import edit
 from lpcc.analysis import rules
 from lpcc.analysis.bounds import clip_bounds
+
+if TYPE_CHECKING:
+    from lpcc.analysis.runtimes.base import IntegerRules
 
 _CONTRACTIONS = frozenset({"Conv", "Gemm", "MatMul"})
 
@@ -40,8 +44,8 @@ class Group:
 class Integers:
     """What is known during a walk over a graph about tensors that are held as integers."""
 
-    def __init__(self, *, s8_activations: bool) -> None:
-        self._s8 = s8_activations
+    def __init__(self, how: IntegerRules) -> None:
+        self._how = how
         self._held: dict[int, Held] = {}  # float tensors of the graph, held as integers
         self._alias: dict[int, gs.Tensor] = {}  # what a free QuantizeLinear writes is there already
         self._weights: dict[int, gs.Node] = {}  # by output: DequantizeLinear of a constant
@@ -95,11 +99,12 @@ class Integers:
 
     def group(self, node: gs.Node, op: str, constant: Callable[[gs.Tensor], bool], outputs: set[int]) -> Group | None:
         """The integer kernel that a node becomes part of; None where it stays as it is."""
-        if op in rules.MOVES:
+        if op in self._how.moves:
             return self._move(node, op, outputs)
-        if op not in rules.INTEGER:
+        listed = self._how.operators.get(op, self._how.otherwise)
+        if listed is None:
             return None
-        wanted = rules.INTEGER[op] or tuple(range(len(node.inputs)))
+        wanted = listed or tuple(range(len(node.inputs)))
         read = []
         formats = []
         for index in wanted:
@@ -130,7 +135,7 @@ class Integers:
         if held is None or edit.attr(node, "mode", "nearest") not in (b"nearest", "nearest"):
             return None
         live = [tensor for tensor in node.outputs if tensor.name]
-        if op in rules.PASSES_ON:
+        if op in self._how.passes_on:
             if len(live) != 1:
                 return None
         elif not all(self._quantized_alike(tensor, held, outputs) for tensor in live):
@@ -150,20 +155,22 @@ class Integers:
         """The group from the node to the QuantizeLinear that ends it, through an activation that this one contains."""
         nodes = [node]
         out = node.outputs[0]
-        quantize = _quantized_by(out, outputs)
+        quantize = self._quantized_by(out, outputs)
         if quantize is None:
             activation = _only_reader(out, outputs)
-            if activation is not None and edit.op(activation) in ("Relu", "Clip"):
-                quantize = _quantized_by(activation.outputs[0], outputs)
-                if quantize is not None and not _contains(quantize, activation):
+            if activation is not None and edit.op(activation) in self._how.clamps:
+                quantize = self._quantized_by(activation.outputs[0], outputs)
+                if quantize is not None and self._how.clamps_contained and not _contains(quantize, activation):
                     quantize = None
                 nodes.append(activation)
                 out = activation.outputs[0]
         if quantize is None or _params(quantize) is None:
-            if op not in rules.FLOAT_OUTPUT:
+            if op not in self._how.float_output:
                 return None
             return Group((node,), read, [Held(node.outputs[0], np.dtype(np.float32))], scheme)
-        if self._written(quantize) != dtype or (op in _CONTRACTIONS and dtype.kind == "i" and not self._s8):
+        if self._written(quantize) != dtype or (
+            op in _CONTRACTIONS and dtype.kind == "i" and not self._how.s8_activations
+        ):
             return None
         if quantize.inputs[0] is out:
             nodes.append(quantize)
@@ -172,12 +179,26 @@ class Integers:
         self._hold(out, held, quantize)
         return Group(tuple(nodes), read, [held], scheme)
 
+    def _quantized_by(self, tensor: gs.Tensor, outputs: set[int]) -> gs.Node | None:
+        """The QuantizeLinear that is the one reader of a tensor, directly or behind nodes that only move data."""
+        for _ in range(16):
+            reader = _only_reader(tensor, outputs)
+            if reader is None or reader.inputs[0] is not tensor:
+                return None
+            op = edit.op(reader)
+            if op in rules.QUANTIZE:
+                return reader
+            if op not in self._how.passes_on or len([t for t in reader.outputs if t.name]) != 1:
+                return None
+            tensor = reader.outputs[0]
+        return None
+
     def _written(self, quantize: gs.Node) -> np.dtype:
         return self._effective(quantize.outputs[0], _zero_dtype(quantize))
 
     def _effective(self, tensor: gs.Tensor, dtype: np.dtype) -> np.dtype:
         """Where there are no kernels for s8, onnxruntime turns Q/DQ pairs with one reader into u8."""
-        if self._s8 or dtype.name != "int8" or len(tensor.outputs) != 1 or len(tensor.inputs) != 1:
+        if not self._how.s8_to_u8 or dtype.name != "int8" or len(tensor.outputs) != 1 or len(tensor.inputs) != 1:
             return dtype
         reader = tensor.outputs[0]
         if edit.op(tensor.inputs[0]) not in rules.QUANTIZE or edit.op(reader) not in rules.DEQUANTIZE:
@@ -194,21 +215,6 @@ def _only_reader(tensor: gs.Tensor, outputs: set[int]) -> gs.Node | None:
         return None
     reader: gs.Node = tensor.outputs[0]
     return reader
-
-
-def _quantized_by(tensor: gs.Tensor, outputs: set[int]) -> gs.Node | None:
-    """The QuantizeLinear that is the one reader of a tensor, directly or behind nodes that only move data."""
-    for _ in range(16):
-        reader = _only_reader(tensor, outputs)
-        if reader is None or reader.inputs[0] is not tensor:
-            return None
-        op = edit.op(reader)
-        if op in rules.QUANTIZE:
-            return reader
-        if op not in rules.PASSES_ON or len([t for t in reader.outputs if t.name]) != 1:
-            return None
-        tensor = reader.outputs[0]
-    return None
 
 
 def _contains(quantize: gs.Node, activation: gs.Node) -> bool:

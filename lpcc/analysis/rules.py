@@ -1,4 +1,4 @@
-"""What onnxruntime's CPU provider does with which operator, as tables. See `lpcc.analysis.kernels`."""
+"""What holds for operators in every runtime: kinds of kernels, number formats, what is computed beforehand."""
 
 from __future__ import annotations
 
@@ -14,38 +14,6 @@ if TYPE_CHECKING:
 
 QUANTIZE = frozenset({"QuantizeLinear", "com.microsoft::QuantizeLinear"})
 DEQUANTIZE = frozenset({"DequantizeLinear", "com.microsoft::DequantizeLinear"})
-
-AFTER_CONV = frozenset(["Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid"])
-AFTER_GEMM = frozenset(
-    ["Relu", "LeakyRelu", "Sigmoid", "Tanh", "Elu", "Selu", "HardSigmoid", "Softplus", "Softsign", "ThresholdedRelu"]
-)
-
-PASSES_ON = frozenset(["MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Slice", "Identity"])
-"""Operators through which integers travel even if no QuantizeLinear follows."""
-
-MOVES = PASSES_ON | frozenset(
-    ["Flatten", "Resize", "Gather", "DepthToSpace", "Split", "Expand", "ReduceMax", "ReduceMin"]
-)
-"""Operators that run on integers where their input and output are quantised alike."""
-
-INTEGER = {
-    "Conv": (0, 1),
-    "Gemm": (0, 1),
-    "MatMul": (0, 1),
-    "Add": (0, 1),
-    "Mul": (0, 1),
-    "AveragePool": (0,),
-    "GlobalAveragePool": (0,),
-    "LeakyRelu": (0,),
-    "Sigmoid": (0,),
-    "Softmax": (0,),
-    "Where": (1, 2),
-    "Concat": (),
-}
-"""Operators with an integer kernel, each with the inputs that must be dequantised (all of them for Concat)."""
-
-FLOAT_OUTPUT = frozenset({"Gemm", "MatMul"})
-"""Those whose integer kernel may also write float."""
 
 _RANDOM = frozenset(
     [

@@ -59,7 +59,7 @@ def model(body: str, *, inputs: str = "float[1,8,8,8] x", outputs: str = "float[
 def ours(proto: onnx.ModelProto, *, x86: bool = not ARM) -> tuple[Kernel, ...]:
     graph = from_proto(proto)
     annotate(graph)
-    return kernels(graph, x86=x86)
+    return kernels(graph, isa=("x86",) if x86 else ("aarch64",))
 
 
 def theirs(proto: onnx.ModelProto, folder: Path) -> Counter[str]:

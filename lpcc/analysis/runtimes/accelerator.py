@@ -1,0 +1,44 @@
+"""Special hardware: a convolution, the sum and the activation after it are one pass, and Q/DQ only state formats."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import onnx_graphsurgeon as gs
+
+from lpcc.analysis.runtimes.base import Facts, IntegerRules, Runtime
+from lpcc.analysis.runtimes.fusions import conv_chain, gemm_chain
+from lpcc.analysis.runtimes.onnxruntime import MOVES, PASSES_ON
+from lpcc.analysis.shapes import Shapes
+
+if TYPE_CHECKING:
+    from lpcc.analysis.kernels import Kernel
+
+
+@dataclass(frozen=True)
+class Accelerator(Runtime):
+    """An accelerator that its own compiler programs: no runtime converts formats or layouts."""
+
+    def integer_rules(self) -> IntegerRules:
+        """How Q/DQ are read."""
+        return IntegerRules(
+            operators={"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1), "Where": (1, 2)},
+            otherwise=(0,),
+            passes_on=PASSES_ON,
+            moves=MOVES,
+            float_output=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+            clamps_contained=False,
+        )
+
+    def chain(self, node: gs.Node, op: str, facts: Facts) -> tuple[gs.Node, ...]:
+        """A node and those that run in the same kernel."""
+        if op == "Conv":
+            return conv_chain(node, facts, residual=True)
+        return gemm_chain(node, op, facts)
+
+    def finish(self, kernels: Iterable[Kernel], graph: gs.Graph, shapes: Shapes) -> Iterator[Kernel]:  # noqa: ARG002
+        """Conversions move no data: they are views."""
+        for kernel in kernels:
+            yield replace(kernel, kind="view") if kernel.kind in ("quantize", "dequantize") else kernel

@@ -1,0 +1,135 @@
+"""What sets runtimes apart, as one class with a method for each question that the walk over a graph asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from lpcc import edit
+from lpcc.analysis import rules
+from lpcc.analysis.macs import CONVS, PRODUCTS
+from lpcc.analysis.shapes import Shapes
+
+if TYPE_CHECKING:
+    from lpcc.analysis.integer import Integers
+    from lpcc.analysis.kernels import Kernel
+
+
+@dataclass(frozen=True)
+class IntegerRules:
+    """How a runtime reads Q/DQ: which operators between them become integer kernels.
+
+    `operators`: those with an integer kernel, each with the inputs that must be dequantised; none listed stands for all
+    of them. `otherwise`: the same for every operator that is not listed; None where those stay in float. `passes_on`:
+    integers travel through these even if no QuantizeLinear follows. `moves`: these run on integers where input and
+    output are quantised alike. `float_output`: their kernel may also write float. `clamps`: activations that the
+    requantisation before a QuantizeLinear may take in; if `clamps_contained`, only where that QuantizeLinear clamps at
+    least as hard. `s8_activations`: whether matrix kernels read and write s8. `s8_to_u8`: whether Q/DQ pairs in s8 with
+    one reader are turned into u8.
+    """
+
+    operators: Mapping[str, tuple[int, ...]]
+    otherwise: tuple[int, ...] | None = None
+    passes_on: frozenset[str] = frozenset()
+    moves: frozenset[str] = frozenset()
+    float_output: frozenset[str] = frozenset()
+    clamps: frozenset[str] = frozenset({"Relu", "Clip"})
+    clamps_contained: bool = True
+    s8_activations: bool = True
+    s8_to_u8: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the rules of a runtime may ask about the graph that the walk is in.
+
+    `folded` and `returned` hold ids: of tensors that are constants by the time the network runs, and of the graph's
+    outputs. `integers` knows which tensors are held as integers by now.
+    """
+
+    shapes: Shapes
+    folded: set[int]
+    returned: set[int]
+    integers: Integers
+    done: set[int] = field(default_factory=set)
+
+    def constant(self, tensor: gs.Tensor) -> bool:
+        """Whether a tensor is known before the network runs."""
+        return isinstance(tensor, gs.Constant) or id(tensor) in self.folded
+
+    def fixed(self, tensor: gs.Tensor | None) -> bool:
+        """Whether a tensor is a constant or a dequantised one."""
+        return tensor is not None and (self.constant(tensor) or self.integers.is_weight(tensor))
+
+    def reader(self, tensor: gs.Tensor) -> gs.Node | None:
+        """The one reader of a tensor that is no output of the graph; None if another kernel has taken it in."""
+        if len(tensor.outputs) != 1 or id(tensor) in self.returned or id(tensor.outputs[0]) in self.done:
+            return None
+        reader: gs.Node = tensor.outputs[0]
+        return reader
+
+    def after(self, chain: Iterable[gs.Node]) -> gs.Node | None:
+        """The one reader of what the last node of a chain makes."""
+        *_, last = chain
+        return self.reader(last.outputs[0])
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """A runtime on a processor with the instruction sets `isa`. What is here holds for a plain one that fuses nothing.
+
+    A runtime of its own overrides what differs. Methods must be cheap: the walk asks them for every node.
+    """
+
+    isa: frozenset[str] = frozenset()
+
+    def integer_rules(self) -> IntegerRules:
+        """How Q/DQ are read."""
+        return IntegerRules(operators={})
+
+    def chain(self, node: gs.Node, op: str, facts: Facts) -> tuple[gs.Node, ...]:  # noqa: ARG002
+        """A node and those that run in the same kernel on floats, in order of execution; the last one makes the result.
+
+        `node` is the first of them in the graph that no kernel has taken in.
+        """
+        return (node,)
+
+    def lead(self, chain: tuple[gs.Node, ...], op: str) -> gs.Node:  # noqa: ARG002
+        """The node of a chain that gives the kernel its kind, its multiply-accumulates and its name."""
+        return chain[0]
+
+    def kind(self, node: gs.Node, op: str, facts: Facts) -> str:
+        """Kernel kind, one of ``lpcc.cost.kinds`` or ``view``: the algorithm that is chosen for a node's shapes."""
+        if op in CONVS:
+            return conv_kind(node, op, facts.shapes)
+        if op in PRODUCTS:
+            return "gemm" if facts.fixed(edit.inp(node, PRODUCTS[op])) else "matmul"
+        return rules.KINDS.get(op, "other")
+
+    def number_format(self, node: gs.Node, op: str, facts: Facts) -> tuple[str, str]:
+        """Number format and scheme that a kernel on floats, or an operator on integers by itself, computes in."""
+        return rules.format_of(node, op, facts.integers)
+
+    def stored(self, dtype: np.dtype) -> np.dtype:
+        """The format in which activations and weights of a graph's `dtype` lie in memory."""
+        return dtype
+
+    def finish(self, kernels: Iterable[Kernel], graph: gs.Graph, shapes: Shapes) -> Iterable[Kernel]:  # noqa: ARG002
+        """The kernels of the whole graph after what is done once they are all known: changes of layout."""
+        return kernels
+
+
+def conv_kind(node: gs.Node, op: str, shapes: Shapes) -> str:
+    """Kind of a convolution by its shape alone: depthwise, 1x1, or any other."""
+    weight = shapes.of(edit.inp(node, CONVS[op]))
+    group = int(edit.attr(node, "group", 1))
+    if weight is None or len(weight) < 3 or op == "ConvTranspose":
+        return "conv"
+    if group > 1 and weight[1] == 1:
+        return "depthwise"
+    return "pointwise" if group == 1 and prod(weight[2:]) == 1 else "conv"
