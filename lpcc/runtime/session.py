@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     import onnx
     import onnxruntime
 
-_MESSAGE_LIMIT = 1_900_000_000  # bytes; protobuf refuses to write a message of 2 GiB
+MESSAGE_LIMIT = 1_900_000_000
+"""Bytes that a model may have in one file: protobuf refuses to write a message of 2 GiB."""
 _REUSE_LIMIT = 2000
 """Nodes up to which onnxruntime plans the reuse of memory, which takes it quadratic time: 36 s at 20,000 nodes."""
 _FATAL_ONLY = 4  # severities of onnxruntime's log: errors reach the user as exceptions
@@ -118,11 +119,11 @@ def open_session(
         return load(model)
     if isinstance(model, str | Path):
         return load(str(model))
-    if model.ByteSize() < _MESSAGE_LIMIT:
+    if model.ByteSize() < MESSAGE_LIMIT:
         return load(model.SerializeToString())
     with tempfile.TemporaryDirectory(prefix="lpcc-") as folder:
         path = Path(folder) / "model.onnx"
-        _save_apart(model, path)
+        save_apart(model, path)
         return load(str(path))
 
 
@@ -156,7 +157,7 @@ def one_line(error: Exception) -> str:
     return text if len(text) <= 400 else text[:397] + "..."
 
 
-def _save_apart(model: onnx.ModelProto, path: Path) -> None:
+def save_apart(model: onnx.ModelProto, path: Path) -> None:
     """Write `model` with its large tensors beside it, leaving `model` as it is."""
     import onnx
 
