@@ -109,6 +109,13 @@ class Pass(ABC):
     def run(self, graph: gs.Graph, ctx: Context) -> Changes:
         """Rewrite `graph` in place; the result counts what changed, and notes what was refused and why."""
 
+    def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
+        """Rewrite `graph` to what it would look like, for a cost model to price: nothing that `needs` names is there.
+
+        A pass that needs images to find its numbers makes these up here; the result is not to be run.
+        """
+        return self.run(graph, ctx)
+
     def __str__(self) -> str:
         from lpcc.pipeline.syntax import format_pass
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar, Literal
@@ -18,12 +18,17 @@ from lpcc.analysis.shapes import bind
 from lpcc.calibrate import Histogram, Statistics, choose, collect
 from lpcc.graph import clone, to_proto
 from lpcc.passes.quantize.emit import WeightScheme, Writer
+from lpcc.passes.quantize.numbers import Array
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement, Planner
 from lpcc.passes.quantize.refine import Factors, Group, closest, refine
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 
 _MIN_WORK = 32.0
+Scheme = tuple[np.dtype, WeightScheme]
+"""Type of the activations, and how weights are quantised."""
+
+_UNBOUNDED = (-np.inf, np.inf)
 _OPSET = 13  # the first in which DequantizeLinear has an axis
 
 
@@ -71,6 +76,23 @@ class Quantize(Pass):
 
     def run(self, graph: gs.Graph, ctx: Context) -> Changes:
         """Quantise the main graph; see the class."""
+        return self._quantize(graph, ctx, self._write)
+
+    def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
+        """Quantise the main graph with ranges made up, which no cost depends on."""
+
+        def write(graph: gs.Graph, _: Context, placement: Placement, scheme: Scheme) -> None:
+            groups = {
+                key: Group(tuple(t.name for t in tensors), -1.0, 1.0, placement.bounds.get(key, _UNBOUNDED), scheme[0])
+                for key, tensors in placement.measured.items()
+            }
+            _emit(graph, placement, scheme, groups)
+
+        return self._quantize(graph, ctx, write)
+
+    def _quantize(
+        self, graph: gs.Graph, ctx: Context, write: Callable[[gs.Graph, Context, Placement, Scheme], None]
+    ) -> Changes:
         changes = Changes()
         scheme = self._scheme(ctx)
         reason = _refusal(graph) or (None if scheme else f"target `{_target(ctx)}` has no int8 kernels")
@@ -84,7 +106,7 @@ class Quantize(Pass):
         for unit in placement.units:  # before the outputs change, after which unnamed nodes are called
             where = "on integers" if unit.role is Role.INTEGER else "in int8"
             changes.done(edit.label(unit.node), f"{edit.op(unit.node)} {where}")
-        self._write(graph, ctx, placement, scheme)
+        write(graph, ctx, placement, scheme)
         return changes
 
     def _place(self, graph: gs.Graph, ctx: Context, changes: Changes) -> Placement:
@@ -93,8 +115,8 @@ class Quantize(Pass):
             min_work = _MIN_WORK if ctx.target is None or ctx.target.runtime == "onnxruntime" else 0.0
         return Planner(graph, frozenset(self.skip), changes, min_work).place()
 
-    def _scheme(self, ctx: Context) -> tuple[np.dtype, WeightScheme] | None:
-        """Type of the activations, and how weights are quantised; None where the target has no integer kernels."""
+    def _scheme(self, ctx: Context) -> Scheme | None:
+        """The scheme; None where the target has no integer kernels."""
         int8 = ctx.target.int8 if ctx.target is not None else None
         if int8 is None and self.scheme == "target":
             return None
@@ -104,9 +126,7 @@ class Quantize(Pass):
         kinds = {"u8": np.dtype(np.uint8), "s8": np.dtype(np.int8)}
         return kinds[activations], WeightScheme(64 if reduce_range else 127, per_channel)
 
-    def _write(
-        self, graph: gs.Graph, ctx: Context, placement: Placement, scheme: tuple[np.dtype, WeightScheme]
-    ) -> None:
+    def _write(self, graph: gs.Graph, ctx: Context, placement: Placement, scheme: Scheme) -> None:
         """Find the ranges and rewrite the graph.
 
         The statistics and the search are kept, for the same graph to be quantised again with other layers skipped.
@@ -123,9 +143,13 @@ class Quantize(Pass):
             progress = partial(ctx.progress, "calibrate")
             found.update(collect(model, missing, data, progress, exact_extremes=exact))
 
+        def emit(graph: gs.Graph, placement: Placement, factors: Factors) -> None:
+            means = {name: statistics.channel_means for name, statistics in found.items()}
+            _emit(graph, placement, scheme, self._groups(placement, scheme[0], found), factors, means)
+
         def attempt(factors: Factors) -> onnx.ModelProto:
             trial = clone(graph)
-            self._emit(trial, self._place(trial, ctx, Changes()), scheme, found, factors)
+            emit(trial, self._place(trial, ctx, Changes()), factors)
             return to_proto(trial)
 
         def refined() -> Factors:
@@ -136,22 +160,7 @@ class Quantize(Pass):
         factors: Factors = {}
         if self.ranges == "auto":
             factors = ctx.keep(f"quantize: factors for {digest} {scheme}", refined)
-        self._emit(graph, placement, scheme, found, factors)
-
-    def _emit(
-        self,
-        graph: gs.Graph,
-        placement: Placement,
-        scheme: tuple[np.dtype, WeightScheme],
-        found: Mapping[str, Statistics],
-        factors: Factors,
-    ) -> None:
-        activations, weights = scheme
-        groups = self._groups(placement, activations, found)
-        params = {key: group.params(factors.get(group.tensors, 1.0)) for key, group in groups.items()}
-        with edit.Edit(graph) as editing:
-            means = {name: statistics.channel_means for name, statistics in found.items()}
-            Writer(editing, placement, params, weights, means).write()
+        emit(graph, placement, factors)
 
     def _groups(self, placement: Placement, activations: np.dtype, found: Mapping[str, Statistics]) -> dict[int, Group]:
         """The tensors that share a scale, with the range that their statistics ask for."""
@@ -160,13 +169,27 @@ class Quantize(Pass):
             ranges = [self._range(found[t.name].histogram) for t in tensors if t.name in found]
             low = min((low for low, _ in ranges), default=0.0)
             high = max((high for _, high in ranges), default=0.0)
-            bounds = placement.bounds.get(key, (-np.inf, np.inf))
+            bounds = placement.bounds.get(key, _UNBOUNDED)
             groups[key] = Group(tuple(t.name for t in tensors), low, high, bounds, activations)
         return groups
 
     def _range(self, histogram: Histogram) -> tuple[float, float]:
         method = "mse" if self.ranges == "auto" else self.ranges
         return choose(histogram, method, percentile=self.percentile)
+
+
+def _emit(
+    graph: gs.Graph,
+    placement: Placement,
+    scheme: Scheme,
+    groups: Mapping[int, Group],
+    factors: Factors | None = None,
+    means: Mapping[str, Array] | None = None,
+) -> None:
+    """Rewrite the graph with the ranges of `groups`, widened by `factors`."""
+    params = {key: group.params((factors or {}).get(group.tensors, 1.0)) for key, group in groups.items()}
+    with edit.Edit(graph) as editing:
+        Writer(editing, placement, params, scheme[1], means or {}).write()
 
 
 def _macs(graph: gs.Graph) -> int:
