@@ -1,7 +1,7 @@
 """What a target is: a device, its runtime and its numbers, read from a TOML file.
 
 Built-in targets live in ``lpcc.targets``; a user's own file works like one of them, and so does a plugin's
-(entry-point group ``lpcc.targets``). docs/targets.md describes the keys; the dataclasses below are the schema.
+(entry-point group ``lpcc.targets``). docs/target-files.md describes the keys; the dataclasses below are the schema.
 """
 
 from __future__ import annotations

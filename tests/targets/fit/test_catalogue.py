@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+from lpcc.targets import BUILTIN
+from lpcc.targets.fit.catalogue import DOCS, catalogue
+
+
+def test_the_page_is_up_to_date() -> None:
+    page = (DOCS / "targets.md").read_text(encoding="utf-8")
+    assert page == catalogue(), "run: python -m lpcc.targets.fit.catalogue"
+
+
+def test_every_target_and_every_source_is_on_it() -> None:
+    page = catalogue()
+    for name in BUILTIN:
+        assert f"\n## {name}\n" in page
+
+
+def test_every_plot_belongs_to_a_target() -> None:
+    shown = {line.split("](plots/")[1][:-1] for line in catalogue().splitlines() if "](plots/" in line}
+    assert {path.name for path in (DOCS / "plots").glob("*")} == shown
