@@ -48,7 +48,7 @@ static enum insn_class class_of_memory_access(uint32_t x)
     else if (bits(x, 29, 27) == 5)                   /* pairs */
         load = bits(x, 22, 22);
     else if ((x & 0x3f000000) == 0x08000000)         /* exclusive and ordered */
-        load = bits(x, 22, 22);
+        load = bits(x, 22, 22) || (bits(x, 23, 23) && bits(x, 21, 21)); /* compare and swap reads first */
     else if ((x & 0x3f200c00) == 0x38200000)         /* atomic read-modify-write */
         load = 1;
     else                                             /* one register; for general ones anything but opc=0 reads */
@@ -65,6 +65,8 @@ static enum insn_class class_of_by_element(uint32_t x)
         return u ? INT_MAC : FP_MAC;
     case 0x1: case 0x5:                              /* fmla, fmls; fcmla */
         return FP_MAC;
+    case 0x3: case 0x7:                              /* sqdmlal, sqdmlsl; fcmla */
+        return u ? FP_MAC : INT_MAC;
     case 0x9:                                        /* fmul, fmulx */
         return FP;
     case 0x8: case 0xc:                              /* mul, sqdmulh; fmlal2, fmlsl2 */
@@ -110,8 +112,14 @@ static enum insn_class class_of_three_same_extra(uint32_t x)
 
 static enum insn_class class_of_vector(uint32_t x)
 {
-    if (bits(x, 28, 24) == 0x0f)                     /* by element, or shifts and immediates where bit 10 is set */
-        return bits(x, 10, 10) ? SIMD : class_of_by_element(x);
+    if (bits(x, 31, 24) == 0xce)                     /* cryptography */
+        return SIMD;
+    if (bits(x, 28, 24) == 0x0f) {                   /* by element, or shifts and immediates where bit 10 is set */
+        if (!bits(x, 10, 10))
+            return class_of_by_element(x);
+        uint32_t op = bits(x, 15, 11);               /* scvtf, fcvtzs between fixed and floating point */
+        return bits(x, 22, 19) && (op == 0x1c || op == 0x1f) ? FP : SIMD;
+    }
     if (bits(x, 21, 21)) {
         if (bits(x, 10, 10))
             return class_of_three_same(x);
@@ -126,7 +134,7 @@ static enum insn_class class_of_vector(uint32_t x)
             return op >= 0x0c && (op < 0x12 || op > 0x14) ? FP : SIMD;
         }
         if (bits(x, 20, 17) == 0x8)
-            return op == 0x0c || op == 0x0f ? FP : SIMD; /* fmaxnmv, fmaxv; addv ... */
+            return op >= 0x0c && op <= 0x0f ? FP : SIMD; /* fmaxnmv, fmaxv, faddp; addv ... */
         if (bits(x, 20, 17) == 0xc)                  /* two registers of half precision */
             return op == 0x1f && bits(x, 29, 29) ? FP_DIV : FP;
         return SIMD;                                 /* cryptography */

@@ -59,7 +59,14 @@ def _count_kernels(request: dict[str, Any], feeds: dict[str, Any]) -> list[dict[
         events = json.loads(Path(session.end_profiling()).read_text())
     begin = max(event["ts"] for event in events if event["name"] == "model_run")
     kernels = [e for e in events if e["cat"] == "Node" and e["name"].endswith("_kernel_time") and e["ts"] >= begin]
-    return [{"name": e["name"].removesuffix("_kernel_time"), "op": e["args"]["op_name"]} for e in kernels]
+    return [
+        {
+            "name": e["name"].removesuffix("_kernel_time"),
+            "op": e["args"]["op_name"],
+            "tensors": len(e["args"].get("input_type_shape", [])) + len(e["args"].get("output_type_shape", [])),
+        }
+        for e in kernels
+    ]
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +85,11 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
         _mark(_STOP)
     if request.get("outputs"):
         values = session.run(None, feeds)
-        np.savez(request["outputs"], **{f"o{i}": v for i, v in enumerate(values) if isinstance(v, np.ndarray)})
+        np.savez(
+            request["outputs"],
+            allow_pickle=False,
+            **{f"o{i}": v for i, v in enumerate(values) if isinstance(v, np.ndarray)},
+        )
     return {"outputs": [output.name for output in session.get_outputs()]}
 
 
