@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
-from lpcc.analysis.macs import CONVS, PRODUCTS
+from lpcc.analysis.macs import CONVS, PRODUCTS, RECURRENT
 from lpcc.analysis.shapes import Shapes
 
+_TAPS = {"linear": 2, "bilinear": 2, "cubic": 4}  # pixels that are mixed, along each axis
+_BROADCAST = frozenset(
+    "Add Sub Mul Div Max Min Pow Mod Where And Or Xor Equal Less Greater LessOrEqual GreaterOrEqual PRelu".split()  # noqa: SIM905
+)
 _POOLS = ("MaxPool", "AveragePool", "LpPool", "QLinearAveragePool", "NhwcMaxPool")
 
 
@@ -22,7 +26,11 @@ class Geometry:
     `kh` x `kw` with strides `sh`, `sw` and dilations `dh`, `dw`, inputs of `ih` x `iw` and outputs of `oh` x `ow`; one
     over a line has height 1, one over a volume has its leading axes in the height. A depthwise convolution has as many
     groups as channels, and so has pooling, with `cin` = `cout` = 1. A product of M x K and K x N matrices is a 1x1
-    convolution with `oh` = M, `cin` = K, `cout` = N. Other kernels have the channels and the size of what they write.
+    convolution with `oh` = M, `cin` = K, `cout` = N; a recurrent layer with one group for each direction is such a
+    product at each of `oh` steps. A change of the order of axes moves `groups` runs of `cout` elements and takes `kh`
+    axes out of their order. Other kernels have the channels and the size of what they write; one that resizes mixes
+    `kh` x `kw` pixels into each, and where operands differ in shape, `groups` counts the runs of elements within which
+    they do not.
     """
 
     batch: int = 1
@@ -71,6 +79,19 @@ def geometry(node: gs.Node, shapes: Shapes) -> Geometry:
     first, out = shapes.of(edit.inp(node, 0)), shapes.of(edit.out(node))
     if op.split("::")[-1] in _POOLS:
         return _window(node, op, first, out, edit.attr(node, "kernel_shape", []))
+    if op in RECURRENT:
+        weights, memory = shapes.of(edit.inp(node, 1)), shapes.of(edit.inp(node, 2))
+        if not (first and weights and memory):
+            return Geometry()
+        return Geometry(first[1], weights[0], weights[-1] + memory[-1], weights[1], ih=first[0], oh=first[0])
+    if op == "Transpose":
+        return _moves(node, first, out)
+    if op in ("Resize", "Upsample"):
+        taps = _TAPS.get(edit.attr(node, "mode", "nearest"), 1)
+        return replace(_plain(first, out), kh=taps, kw=taps)
+    operands = [shape for t in node.inputs if t.name and (shape := shapes.of(t)) is not None]
+    if op in _BROADCAST and out and len(operands) == len(node.inputs):
+        return replace(_plain(first, out), groups=_runs(operands, out))
     return _plain(first, out)
 
 
@@ -124,6 +145,46 @@ def _plain(first: tuple[int, ...] | None, out: tuple[int, ...] | None) -> Geomet
     ih, iw = _plane((first or ())[2:])
     oh, ow = _plane(out[2:])
     return Geometry(batch=out[0] if len(out) > 1 else 1, cin=channels, cout=channels, ih=ih, iw=iw, oh=oh, ow=ow)
+
+
+def _moves(node: gs.Node, first: tuple[int, ...] | None, out: tuple[int, ...] | None) -> Geometry:
+    """A change of the order of axes; axes of size 1 do not count, and those that stay side by side are one."""
+    if not first or not out:
+        return Geometry()
+    order = [axis for axis in edit.attr(node, "perm", list(reversed(range(len(first))))) if first[axis] > 1]
+    heads = [axis for before, axis in zip([-2, *order], order, strict=False) if not _follows(before, axis, first)]
+    last = order[len(order) - 1 - order[::-1].index(heads[-1]) :] if order else []
+    stays = bool(order) and order[-1] == max(order)
+    run = prod(first[axis] for axis in last) if stays else 1
+    moved = len(heads) - _longest_rise(heads)
+    return Geometry(groups=prod(out) // max(run, 1), cout=run, kh=max(moved, 1))
+
+
+def _follows(before: int, axis: int, shape: tuple[int, ...]) -> bool:
+    """Whether an axis stands right behind another one, but for axes of size 1."""
+    return 0 <= before < axis and prod(shape[before + 1 : axis]) == 1
+
+
+def _longest_rise(values: list[int]) -> int:
+    """Length of the longest rising subsequence."""
+    best: list[int] = []
+    for index, value in enumerate(values):
+        best.append(1 + max((best[i] for i in range(index) if values[i] < value), default=0))
+    return max(best, default=0)
+
+
+def _runs(operands: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
+    """Runs of elements, along the last axes, in which no operand's shape begins or ends to differ from the result's."""
+    run = 1
+    behind = None
+    for offset, size in enumerate(reversed(out), 1):
+        if size == 1:
+            continue
+        same = tuple(offset <= len(shape) and shape[-offset] == size for shape in operands)
+        if behind is not None and same != behind:
+            break
+        behind, run = same, run * size
+    return prod(out) // max(run, 1)
 
 
 def _plane(dims: tuple[int, ...] | list[int]) -> tuple[int, int]:

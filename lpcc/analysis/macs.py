@@ -37,6 +37,9 @@ PRODUCTS = {
 }
 """Matrix products, each with the index of its second factor."""
 
+RECURRENT = {"LSTM": 4, "GRU": 3, "RNN": 1}
+"""Recurrent layers, each with its gates."""
+
 _NOT_WEIGHTS = {
     "QuantizeLinear": (1, 2),
     "DequantizeLinear": (1, 2),
@@ -69,6 +72,9 @@ def node_macs(node: gs.Node, shapes: Shapes) -> int:
         return _conv(node, op, shapes)
     if op in PRODUCTS:
         return _product(node, shapes)
+    if op in RECURRENT:
+        steps, weights, memory = (shapes.of(edit.inp(node, index)) for index in range(3))
+        return 0 if not (steps and weights and memory) else prod(steps[:2]) * (prod(weights) + prod(memory))
     return 0
 
 

@@ -47,6 +47,7 @@ for _kind, _ops in {
     "resize": "Resize Upsample GridSample RoiAlign",
     "reduce": "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp "
     "ArgMax ArgMin com.microsoft::QLinearReduceMean",
+    "rnn": "LSTM GRU RNN",
     "softmax": "Softmax LogSoftmax com.microsoft::QLinearSoftmax",
     "norm": "BatchNormalization InstanceNormalization LayerNormalization GroupNormalization LRN LpNormalization "
     "com.microsoft::SkipLayerNormalization",

@@ -45,6 +45,23 @@ class IntegerRules:
 
 
 @dataclass(frozen=True)
+class MemoryRules:
+    """How a runtime lays out activations.
+
+    Kinds in `in_place` overwrite an input of the size of their output that nobody reads afterwards; an input of the
+    network only where it `overwrites_inputs`. `pools_in_conv`: what a convolution makes for a pooling alone is never
+    there as a whole. `reorders`: the runtime looks for the best order of execution by itself; else it keeps that of
+    the file. Offsets are multiples of `alignment` bytes.
+    """
+
+    in_place: frozenset[str] = frozenset()
+    overwrites_inputs: bool = False
+    pools_in_conv: bool = False
+    reorders: bool = False
+    alignment: int = 16
+
+
+@dataclass(frozen=True)
 class Facts:
     """What the rules of a runtime may ask about the graph that the walk is in.
 
@@ -119,17 +136,34 @@ class Runtime:
         """The format in which activations and weights of a graph's `dtype` lie in memory."""
         return dtype
 
+    def memory_rules(self) -> MemoryRules:
+        """How activations share memory."""
+        return MemoryRules()
+
+    def apart(self, kernel: Kernel, read: int, written: int) -> int | None:  # noqa: ARG002
+        """Bytes that an input of `read` bytes and the output of `written` ones must be apart where they overlap.
+
+        None where they may not overlap, besides `MemoryRules.in_place`.
+        """
+        return None
+
+    def scratch(self, kernel: Kernel) -> int:  # noqa: ARG002
+        """Bytes of memory that a kernel needs beside its inputs and outputs while it runs."""
+        return 0
+
     def finish(self, kernels: Iterable[Kernel], graph: gs.Graph, shapes: Shapes) -> Iterable[Kernel]:  # noqa: ARG002
         """The kernels of the whole graph after what is done once they are all known: changes of layout."""
         return kernels
 
 
 def conv_kind(node: gs.Node, op: str, shapes: Shapes) -> str:
-    """Kind of a convolution by its shape alone: depthwise, 1x1, or any other."""
+    """Kind of a convolution by its shape alone: depthwise, grouped, 1x1, or any other."""
     weight = shapes.of(edit.inp(node, CONVS[op]))
     group = int(edit.attr(node, "group", 1))
     if weight is None or len(weight) < 3 or op == "ConvTranspose":
         return "conv"
     if group > 1 and weight[1] == 1:
         return "depthwise"
-    return "pointwise" if group == 1 and prod(weight[2:]) == 1 else "conv"
+    if group > 1:
+        return "grouped"
+    return "pointwise" if prod(weight[2:]) == 1 else "conv"

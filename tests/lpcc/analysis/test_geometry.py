@@ -65,6 +65,36 @@ CASES = {
         Geometry(1, 6, 1, 1, 3, 2, 2, 2, ih=8, iw=8, oh=3, ow=4),
     ),
     "plain": (parse("float[2,6,8,4] x", "y = Relu(x)"), Geometry(2, 1, 6, 6, ih=8, iw=4, oh=8, ow=4)),
+    "recurrent": (
+        parse("float[7,2,4] x", "y = LSTM<hidden_size=3>(x, w, r)", w=(1, 12, 4), r=(1, 12, 3)),
+        Geometry(batch=2, cin=7, cout=12, ih=7, oh=7),
+    ),
+    "channels last": (
+        parse("float[1,6,8,4] x", "y = Transpose<perm=[0,2,3,1]>(x)"),
+        Geometry(groups=192, cout=1, kh=1),
+    ),
+    "shuffle": (
+        parse("float[1,2,6,8,4] x", "y = Transpose<perm=[0,2,1,3,4]>(x)"),
+        Geometry(groups=12, cout=32, kh=1),
+    ),
+    "mirrored": (parse("float[2,3,4] x", "y = Transpose(x)"), Geometry(groups=24, cout=1, kh=2)),
+    "untouched": (parse("float[1,6,1,4] x", "y = Transpose<perm=[2,1,0,3]>(x)"), Geometry(groups=1, cout=24, kh=1)),
+    "bilinear": (
+        parse("float[1,6,8,4] x", 's = Constant<value_floats=[1.0,1.0,1.0,1.0]>() y = Resize<mode="linear">(x, , s)'),
+        Geometry(cin=6, cout=6, kh=2, kw=2, ih=8, iw=4, oh=8, ow=4),
+    ),
+    "per channel": (
+        parse("float[1,6,8,4] x, float[6,1,1] s", "y = Mul(x, s)"),
+        Geometry(groups=6, cin=6, cout=6, ih=8, iw=4, oh=8, ow=4),
+    ),
+    "per pixel": (
+        parse("float[1,6,8,4] x, float[1,1,8,4] s", "y = Mul(x, s)"),
+        Geometry(groups=6, cin=6, cout=6, ih=8, iw=4, oh=8, ow=4),
+    ),
+    "one number": (
+        parse("float[1,6,8,4] x, float s", "y = Mul(x, s)"),
+        Geometry(cin=6, cout=6, ih=8, iw=4, oh=8, ow=4),
+    ),
     "vector": (parse("float[6] x", "y = Relu(x)"), Geometry(cin=6, cout=6)),
 }
 
@@ -75,7 +105,9 @@ def test_loop_bounds(case: str) -> None:
     assert of(graph) == wanted
 
 
-@pytest.mark.parametrize("case", [name for name in CASES if name not in ("transposed", "pool", "plain", "vector")])
+@pytest.mark.parametrize(
+    "case", [name for name in CASES if CASES[name][0].nodes[-1].op in ("Conv", "Gemm", "MatMul", "LSTM")]
+)
 def test_loop_bounds_multiply_to_the_work(case: str) -> None:
     graph, _ = CASES[case]
     found = of(graph)

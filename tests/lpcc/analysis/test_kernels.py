@@ -246,7 +246,7 @@ def test_kinds_of_convolution() -> None:
     assert kind("[8,8,3,3]", "") == "conv"
     assert kind("[8,8,1,1]", "") == "pointwise"
     assert kind("[8,1,3,3]", "<group = 8>") == "depthwise"
-    assert kind("[8,4,1,1]", "<group = 2>") == "conv"
+    assert kind("[8,4,1,1]", "<group = 2>") == "grouped"
 
 
 def test_bodies_of_if_are_counted_before_the_node_that_holds_them() -> None:
