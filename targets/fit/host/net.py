@@ -21,8 +21,8 @@ _FUSED = frozenset({"Relu", "Clip"})
 class Net:
     """A network in the making: each method adds a layer and returns the name of its output.
 
-    With an `int8` scheme every layer reads dequantised integers and its result is quantised, as `lpcc optimize` writes
-    it; a layer added under ``in_float`` is not. Shapes are those of one image: NCHW, or any other for `input`.
+    With an `int8` scheme results are quantised, and every reader has a DequantizeLinear of its own, as `lpcc optimize`
+    writes it. Images are NCHW with a batch of 1.
     """
 
     def __init__(self, int8: Int8 | None = None, seed: int = 0) -> None:
@@ -32,6 +32,7 @@ class Net:
         self._nodes: list[onnx.NodeProto] = []
         self._weights: list[onnx.TensorProto] = []
         self._inputs: list[onnx.ValueInfoProto] = []
+        self._integers: dict[str, str] = {}  # by name of a float tensor: its integers
         self._count = 0
 
     def input(self, *shape: int) -> str:
@@ -59,7 +60,7 @@ class Net:
         out = (1, cout, -(-height // stride), -(-width // stride))
         y = self._add(
             "Conv",
-            [x, w, self._bias(cout)],
+            [x, w, self._bias(cout, cin // groups * kh * kw)],
             out,
             kernel_shape=[kh, kw],
             pads=pads,
@@ -72,7 +73,7 @@ class Net:
     def gemm(self, x: str, cout: int, act: str | None = "Relu") -> str:
         """A fully connected layer."""
         rows, cin = self.shapes[x]
-        y = self._add("Gemm", [x, self._weight((cout, cin), cin), self._bias(cout)], (rows, cout), transB=1)
+        y = self._add("Gemm", [x, self._weight((cout, cin), cin), self._bias(cout, cin)], (rows, cout), transB=1)
         return self._activated(y, act)
 
     def project(self, x: str, cout: int) -> str:
@@ -104,9 +105,9 @@ class Net:
         """Equal parts along the channels."""
         batch, channels, *rest = self.shapes[x]
         size = channels // parts
-        names = [self._fresh("split") for _ in range(parts)]
         sizes = self.constant(np.array([size] * parts, np.int64))
-        self._nodes.append(helper.make_node("Split", [x, sizes], names, name=names[0], axis=1))
+        names = [self._fresh("split") for _ in range(parts)]
+        self._nodes.append(helper.make_node("Split", [self._read(x), sizes], names, name=names[0], axis=1))
         self.shapes.update((name, (batch, size, *rest)) for name in names)
         return [self.quantised(name) for name in names]
 
@@ -128,17 +129,16 @@ class Net:
         return self._random(shape)
 
     def quantised(self, x: str) -> str:
-        """`x` through a Q/DQ pair where the network is int8, else itself."""
-        if self.int8 is None:
-            return x
-        signed = self.int8.activations == "s8"
-        scale = self.constant(np.float32(_SCALE))
-        zero = self.constant(np.int8(0) if signed else np.uint8(128))
-        integers = self._add("QuantizeLinear", [x, scale, zero], self.shapes[x])
-        return self._add("DequantizeLinear", [integers, scale, zero], self.shapes[x])
+        """`x`, which readers get from its integers from now on where the network is int8."""
+        if self.int8 is not None:
+            integers = self._fresh("integers")
+            self._nodes.append(helper.make_node("QuantizeLinear", [x, *self._params()], [integers], name=integers))
+            self._integers[x] = integers
+        return x
 
     def model(self, *outputs: str) -> onnx.ModelProto:
         """The network that computes `outputs`."""
+        outputs = tuple(map(self._read, outputs))
         results = [helper.make_tensor_value_info(y, TensorProto.FLOAT, self.shapes[y]) for y in outputs]
         graph = helper.make_graph(self._nodes, "net", self._inputs, results, self._weights)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=8)
@@ -163,21 +163,53 @@ class Net:
         limit = 63 if self.int8.reduce_range else 127
         values = self._rng.integers(-limit, limit + 1, shape)
         signed = self.int8.weights == "s8"
-        integers = self.constant(values.astype(np.int8) if signed else (values + 128).astype(np.uint8))
-        size = (shape[axis],) if self.int8.per_channel else ()
-        scale = self.constant(np.full(size, _SCALE / fan**0.5 / 20, np.float32))
-        zero = self.constant(np.full(size, 0 if signed else 128, np.int8 if signed else np.uint8))
-        attrs = {"axis": axis} if self.int8.per_channel else {}
-        return self._add("DequantizeLinear", [integers, scale, zero], shape, **attrs)
+        kind = np.int8 if signed else np.uint8
+        integers = self.constant((values if signed else values + 128).astype(kind))
+        size = self._channels(shape[axis])
+        zero = np.full(size, 0 if signed else 128, kind)
+        return self._dequantized(integers, np.full(size, _weight_scale(fan), np.float32), zero, shape, axis)
 
-    def _bias(self, size: int) -> str:
-        return self.constant(self._random((size,)))
+    def _bias(self, size: int, fan: int) -> str:
+        values = self._random((size,))
+        if self.int8 is None:
+            return self.constant(values)
+        channels = self._channels(size)
+        scale = np.full(channels, _SCALE * _weight_scale(fan), np.float32)
+        integers = self.constant((values / scale).astype(np.int32))
+        return self._dequantized(integers, scale, np.zeros(channels, np.int32), (size,), 0)
+
+    def _channels(self, size: int) -> tuple[int, ...]:
+        return (size,) if self.int8 is not None and self.int8.per_channel else ()
+
+    def _dequantized(self, integers: str, scale: np.ndarray, zero: np.ndarray, shape: tuple[int, ...], axis: int) -> str:
+        attrs = {"axis": axis} if scale.shape else {}
+        name = self._fresh("weights")
+        inputs = [integers, self.constant(scale), self.constant(zero)]
+        self._nodes.append(helper.make_node("DequantizeLinear", inputs, [name], name=name, **attrs))
+        self.shapes[name] = shape
+        return name
+
+    def _params(self) -> list[str]:
+        """Scale and zero point of all activations."""
+        signed = self.int8 is not None and self.int8.activations == "s8"
+        return [self.constant(np.array(_SCALE, np.float32)), self.constant(np.array(0, np.int8) if signed else np.array(128, np.uint8))]
+
+    def _read(self, x: str) -> str:
+        """What one reader reads of `x`."""
+        if x not in self._integers:
+            return x
+        name = self._fresh("read")
+        inputs = [self._integers[x], *self._params()]
+        self._nodes.append(helper.make_node("DequantizeLinear", inputs, [name], name=name))
+        self.shapes[name] = self.shapes[x]
+        return name
 
     def _random(self, shape: tuple[int, ...]) -> np.ndarray:
         return self._rng.standard_normal(shape, np.float32)
 
     def _add(self, op: str, inputs: list[str], shape: tuple[int, ...], **attrs: object) -> str:
         name = self._fresh(op.lower())
+        inputs = [self._read(tensor) for tensor in inputs]
         self._nodes.append(helper.make_node(op, inputs, [name], name=name, **attrs))
         self.shapes[name] = shape
         return name
@@ -185,3 +217,8 @@ class Net:
     def _fresh(self, hint: str) -> str:
         self._count += 1
         return f"{hint}_{self._count}"
+
+
+def _weight_scale(fan: int) -> float:
+    """Keeps results as large as what goes in."""
+    return float(1 / (64 * fan**0.5))

@@ -1,0 +1,100 @@
+"""From the times of whole probes to the cost of each kernel: one non-negative least squares over all of them.
+
+The kernels of a probe are those that `lpcc.analysis.kernels` predicts, so that what the fit learns is what the
+predictions use, changes of layout and left-over conversions included.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+
+from lpcc.analysis.kernels import Kernel
+from lpcc.analysis.shapes import bind
+from lpcc.analysis.types import annotate
+from lpcc.cost import CostModel
+from lpcc.cost.terms import Term
+from lpcc.graph import from_proto
+from lpcc.target import Target
+from lpcc.targets.fit.host.formulas import terms
+from lpcc.targets.fit.least_squares import fit_relative
+
+_ROUNDS = 3
+_IRRELEVANT = 0.005
+"""Share of a probe's time below which a term does not matter to it; those that matter to none are dropped."""
+_NS = 1e6
+"""Nanoseconds in a millisecond."""
+
+Column = tuple[str, str, str]
+"""Kind, number format and term; the kinds ``view`` and ``inference`` are overheads."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A network that was measured, as the kernels that it runs."""
+
+    name: str
+    kernels: tuple[Kernel, ...]
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """Nanoseconds per unit of each term."""
+
+    values: Mapping[Column, float]
+
+    def predict_ms(self, kernels: Sequence[Kernel]) -> float:
+        """Milliseconds of one run of these kernels."""
+        amounts = _amounts(kernels)
+        return sum(self.values.get(column, 0.0) * amount for column, amount in amounts.items()) / _NS
+
+
+def kernels_of(
+    model: onnx.ModelProto, target: Target, feeds: Mapping[str, np.ndarray] | None = None
+) -> tuple[Kernel, ...]:
+    """The kernels that the target's runtime runs for a model on inputs of the shapes of `feeds`."""
+    graph = from_proto(model)
+    for tensor in graph.inputs:
+        if feeds and tensor.name in feeds:
+            tensor.shape = list(feeds[tensor.name].shape)
+    annotate(graph)
+    return CostModel(target).kernels(graph, bind(graph))
+
+
+def fit(samples: Sequence[Sample]) -> Coefficients:
+    """Coefficients of all kernels in `samples`. Raises UsageError where scipy is missing."""
+    amounts = [_amounts(sample.kernels) for sample in samples]
+    measured = np.array([sample.milliseconds for sample in samples]) * _NS
+    columns = sorted({column for found in amounts for column in found})
+    weights = np.ones(len(samples))
+    for _ in range(_ROUNDS):
+        features = np.array([[found.get(column, 0.0) for column in columns] for found in amounts])
+        solution = fit_relative(features, measured, weights=weights)
+        shares = (features * solution / measured[:, None]).max(axis=0)
+        columns = [column for column, share in zip(columns, shares, strict=True) if share > _IRRELEVANT]
+        residuals = np.abs(features @ solution / measured - 1)
+        weights = 1 / np.maximum(residuals, 2 * np.median(residuals))  # what fits badly was perhaps disturbed
+        weights /= weights.mean()
+    features = np.array([[found.get(column, 0.0) for column in columns] for found in amounts])
+    solution = fit_relative(features, measured, weights=weights)
+    return Coefficients({column: float(value) for column, value in zip(columns, solution, strict=True) if value > 0})
+
+
+def _amounts(kernels: Sequence[Kernel]) -> dict[Column, float]:
+    """How much of each term a network has."""
+    found: defaultdict[Column, float] = defaultdict(float)
+    found["inference", "", "one"] = 1.0
+    for kernel in kernels:
+        if kernel.kind == "view":
+            found["view", "", "one"] += 1.0
+            continue
+        for text in terms(kernel.kind, kernel.dtype):
+            value = Term.parse(text)(kernel)
+            if value > 0:
+                found[kernel.kind, kernel.dtype, text] += value
+    return dict(found)
