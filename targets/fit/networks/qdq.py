@@ -15,16 +15,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 Scale = NDArray[np.float32]
 
-_SCALE = 1 / 32
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
-_FUSED = ("Relu", "Clip")
+_CLAMPS = ("Relu", "Clip")
+_MOVES = ("MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Transpose", "Concat")
+_PARAMETERS = {"signed": (1 / 32, 0), "positive": (6 / 255, -128), "probability": (1 / 256, -128)}
+"""Scale and zero point of activations: `positive` is what a Relu or Clip leaves, so that requantisation clamps."""
 
 
 def quantized(model: onnx.ModelProto) -> onnx.ModelProto:
     """The int8 form of a model with float inputs and outputs: signed activations, signed weights per output channel.
 
     Inputs and outputs become int8, as microcontrollers want them. Between a product or sum and its only reader Relu or
-    Clip there is no conversion. Biases become int32. Softmax and Sigmoid give the scale 1/256; all else keeps 1/32.
+    Clip there is no conversion. Biases become int32.
     """
     return _Quantizer(model).run()
 
@@ -44,15 +46,17 @@ class _Quantizer:
             for node in model.graph.node
             if node.op_type in (*_PRODUCTS, "Add")
             and readers[node.output[0]] == 1
-            and following.get(node.output[0]) in _FUSED
+            and following.get(node.output[0]) in _CLAMPS
         }
         self.outputs = {tensor.name for tensor in model.graph.output}
+        self.kinds: dict[str, str] = {}  # of activations, a key of _PARAMETERS
 
     def run(self) -> onnx.ModelProto:
         """The int8 model, checked."""
         graph = self.model.graph
         for tensor in graph.input:
-            self._dequantize(f"{tensor.name}_q", tensor.name, "activation")
+            self.kinds[tensor.name] = "signed"
+            self._dequantize(tensor.name)
         for node in graph.node:
             self._node(node)
         made = helper.make_graph(
@@ -74,7 +78,7 @@ class _Quantizer:
         if weighted:
             scale = self._weight(node)
             if len(node.input) > 2:
-                self._bias(node.input[2], scale * _SCALE)
+                self._bias(node.input[2], scale * _PARAMETERS[self.kinds[node.input[0]]][0])
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
         if node.output[0] in self.fused:
@@ -82,12 +86,20 @@ class _Quantizer:
             return
         result = node.output[0]
         copy.output[0] = f"{result}_f"
-        kind = "probability" if node.op_type in ("Softmax", "Sigmoid") else "activation"
         self.nodes.append(copy)
-        names = [copy.output[0], *self._parameters(kind)]
+        self.kinds[result] = self._kind(node)
+        names = [copy.output[0], *self._parameters(result)]
         self.nodes.append(helper.make_node("QuantizeLinear", names, [f"{result}_q"], name=f"{result}_quantize"))
         if result not in self.outputs:
-            self._dequantize(f"{result}_q", result, kind)
+            self._dequantize(result)
+
+    def _kind(self, node: onnx.NodeProto) -> str:
+        if node.op_type in _MOVES:
+            kinds = {self.kinds[name] for name in node.input if name in self.kinds}
+            return kinds.pop() if len(kinds) == 1 else "signed"
+        if node.op_type in _CLAMPS:
+            return "positive"
+        return "probability" if node.op_type in ("Softmax", "Sigmoid") else "signed"
 
     def _weight(self, node: onnx.NodeProto) -> Scale:
         """Stores the weights as int8; their scale per output channel."""
@@ -113,12 +125,13 @@ class _Quantizer:
         names = [f"{name}_q", f"{name}_scale", f"{name}_zero"]
         self.nodes.append(helper.make_node("DequantizeLinear", names, [name], name=f"{name}_dequantize", axis=0))
 
-    def _dequantize(self, source: str, result: str, kind: str) -> None:
-        names = [source, *self._parameters(kind)]
-        self.nodes.append(helper.make_node("DequantizeLinear", names, [result], name=f"{result}_dequantize"))
+    def _dequantize(self, name: str) -> None:
+        names = [f"{name}_q", *self._parameters(name)]
+        self.nodes.append(helper.make_node("DequantizeLinear", names, [name], name=f"{name}_dequantize"))
 
-    def _parameters(self, kind: str) -> tuple[str, str]:
-        scale, zero = (1 / 256, -128) if kind == "probability" else (_SCALE, 0)
+    def _parameters(self, name: str) -> tuple[str, str]:
+        kind = self.kinds[name]
+        scale, zero = _PARAMETERS[kind]
         names = (f"{kind}_scale", f"{kind}_zero")
         self.kept[names[0]] = numpy_helper.from_array(np.array(scale, np.float32), names[0])
         self.kept[names[1]] = numpy_helper.from_array(np.array(zero, np.int8), names[1])
