@@ -6,7 +6,12 @@ A factor is one of
     ceil(q/8)       blocks of 8 that hold it, the last one perhaps not full
     floor(q/8)      full blocks of 8
     mod(q,8)        what is left over after the full blocks
-    [q=3] [q>3] [q<3]   1 if so, else 0
+    part(q,8)       1 if anything is left over, else 0
+    blocks(q,4)     blocks of 4, 2 and 1 that add up to q
+    [q=3] [q>3] [q<3]   1 if so, else 0; several: [kw=3&sw=1]
+    ![kw=3&sw=1]    0 if so, else 1
+    is(Sigmoid)     1 if that is the kernel's main operator, else 0
+    has(Relu)       1 if the kernel takes in a node of that operator besides its main one, else 0
 """
 
 from __future__ import annotations
@@ -18,6 +23,9 @@ from dataclasses import dataclass
 from functools import cache, reduce
 from types import MappingProxyType
 
+import onnx_graphsurgeon as gs
+
+from lpcc import edit
 from lpcc.analysis.kernels import Kernel
 from lpcc.schema import unknown
 
@@ -43,14 +51,18 @@ QUANTITIES: Mapping[str, Factor] = MappingProxyType(
         "output_bytes": lambda kernel: float(sum(o.nbytes for o in kernel.outputs)),
         "inputs": lambda kernel: float(len(kernel.inputs)),
         "outputs": lambda kernel: float(len(kernel.outputs)),
+        "inner": lambda kernel: float(max(0, kernel.geometry.ow - kernel.geometry.kw + 1)),
         **{name: _bound(name) for name in (*_BOUNDS, *_DERIVED)},
     }
 )
-"""Numbers of a kernel that a term may use: its work, its data, its `lpcc.analysis.geometry.Geometry`, and ``one``."""
+"""Numbers of a kernel that a term may use: its work, its data, its `lpcc.analysis.geometry.Geometry`, ``one``, and
+``inner``: columns of the output whose window stays inside the input if that is padded to keep its size."""
 
 _NAME = re.compile(r"[a-z_]+")
-_BLOCK = re.compile(r"(ceil|floor)\(([a-z_]+)/([1-9][0-9]*)\)|(mod)\(([a-z_]+),([1-9][0-9]*)\)")
-_CONDITION = re.compile(r"\[([a-z_]+)([=<>])([0-9]+)\]")
+_BLOCK = re.compile(r"(ceil|floor)\(([a-z_]+)/([1-9][0-9]*)\)|(mod|part|blocks)\(([a-z_]+),([1-9][0-9]*)\)")
+_CONDITION = re.compile(r"(!?)\[([^\[\]]+)\]")
+_COMPARISON = re.compile(r"([a-z_]+)([=<>])([0-9]+)")
+_OPERATOR = re.compile(r"(is|has)\(([A-Za-z0-9_]+)\)")
 _COMPARE = {"=": operator.eq, "<": operator.lt, ">": operator.gt}
 
 
@@ -82,8 +94,11 @@ def _factor(text: str) -> Factor:
         word, name, size = (match[i] or match[i + 3] for i in (1, 2, 3))
         return _block(word, _quantity(name), int(size))
     if match := _CONDITION.fullmatch(text):
-        return _condition(_quantity(match[1]), match[2], int(match[3]))
-    raise ValueError(f"factor `{text}` is none of: q, ceil(q/8), floor(q/8), mod(q,8), [q=3], [q>3], [q<3]")
+        return _condition(match[2], negated=match[1] == "!")
+    if match := _OPERATOR.fullmatch(text):
+        return _is(match[2]) if match[1] == "is" else _has(match[2])
+    known = "q, ceil(q/8), floor(q/8), mod(q,8), part(q,8), blocks(q,4), [q=3], [q>3], ![q<3], is(Op), has(Op)"
+    raise ValueError(f"factor `{text}` is none of: {known}")
 
 
 def _quantity(name: str) -> Factor:
@@ -97,9 +112,34 @@ def _block(word: str, quantity: Factor, size: int) -> Factor:
         return lambda kernel: float(-(-quantity(kernel) // size))
     if word == "floor":
         return lambda kernel: float(quantity(kernel) // size)
+    if word == "part":
+        return lambda kernel: float(quantity(kernel) % size > 0)
+    if word == "blocks":
+        return lambda kernel: float(quantity(kernel) // size + (int(quantity(kernel)) % size).bit_count())
     return lambda kernel: float(quantity(kernel) % size)
 
 
-def _condition(quantity: Factor, sign: str, limit: int) -> Factor:
-    holds = _COMPARE[sign]
-    return lambda kernel: float(holds(quantity(kernel), limit))
+def _condition(text: str, *, negated: bool) -> Factor:
+    parts = [_comparison(part.strip()) for part in text.split("&")]
+    return lambda kernel: float(all(part(kernel) for part in parts) != negated)
+
+
+def _comparison(text: str) -> Callable[[Kernel], bool]:
+    match = _COMPARISON.fullmatch(text)
+    if not match:
+        raise ValueError(f"condition `{text}` is none of: q=3, q>3, q<3")
+    quantity, holds, limit = _quantity(match[1]), _COMPARE[match[2]], int(match[3])
+    return lambda kernel: bool(holds(quantity(kernel), limit))
+
+
+def _is(op: str) -> Factor:
+    return lambda kernel: float(_name(kernel.node) == op)
+
+
+def _has(op: str) -> Factor:
+    return lambda kernel: float(any(node is not kernel.node and _name(node) == op for node in kernel.nodes))
+
+
+def _name(node: gs.Node) -> str:
+    """An operator without its domain."""
+    return edit.op(node).split("::")[-1]

@@ -20,7 +20,7 @@ MOST_MACS = 12_000_000
 """Cases stay below this, so that one takes well under a second to count."""
 
 _TYPES = {"float32": TensorProto.FLOAT, "u8": TensorProto.UINT8, "s8": TensorProto.INT8}
-_NUMPY = {"float32": np.float32, "u8": np.uint8, "s8": np.int8}
+NUMPY_TYPES = {"float32": np.float32, "u8": np.uint8, "s8": np.int8}
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def convolutions(rng: Generator, kind: str, count: int) -> Iterator[Convolution]
     made = 0
     while made < count:
         size = log_uniform(rng, 1, 64)
-        ih, iw = (size, size) if rng.random() < 0.8 else (size, log_uniform(rng, 1, 64))
+        ih, iw = (size, size) if rng.random() < 0.7 else (size, log_uniform(rng, max(1, size // 4), min(96, 4 * size)))
         stride = int(rng.choice([1, 1, 2]))
         dilation = int(rng.choice([1, 1, 1, 1, 2]))
         kernel = _WINDOWS[rng.integers(len(_WINDOWS))]
@@ -154,10 +154,20 @@ def convolutions(rng: Generator, kind: str, count: int) -> Iterator[Convolution]
             kernel = [(3, 3), (1, 1), (5, 5)][rng.integers(3)]
         batch = 1 if rng.random() < 0.93 else 2
         found = Convolution(cin, cout, groups, kernel, stride, dilation, ih, iw, batch)
-        if min(found.output) < 1 or found.macs > MOST_MACS or cin * cout // groups * kernel[0] * kernel[1] > 1_500_000:
+        if min(found.output) < 1 or dilation * (max(kernel) // 2) > min(ih, iw):
+            continue
+        if found.macs > MOST_MACS or cin * cout // groups * kernel[0] * kernel[1] > 1_500_000:
             continue
         made += 1
         yield found
+
+
+def image(rng: Generator, most: int = 200_000) -> tuple[int, ...]:
+    """Shape of an activation: one image, at most that many elements."""
+    while True:
+        size, depth = log_uniform(rng, 1, 96), channels(rng, 4, 512)
+        if size * size * depth <= most:
+            return 1, depth, size, size
 
 
 def seeded(family: str) -> Generator:
