@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from lpcc.analysis.runtimes.accelerator import Accelerator
-from lpcc.analysis.runtimes.base import Facts, IntegerRules, Runtime
+from lpcc.analysis.runtimes.base import Facts, IntegerRules, MemoryRules, Runtime
 from lpcc.analysis.runtimes.cmsis_nn import CmsisNn
 from lpcc.analysis.runtimes.ncnn import Ncnn
 from lpcc.analysis.runtimes.onnxruntime import OnnxRuntime
 from lpcc.analysis.runtimes.tflite import Tflite
 from lpcc.analysis.runtimes.x_cube_ai import XCubeAi
 
-__all__ = ["RUNTIMES", "Facts", "IntegerRules", "Runtime", "runtime_of"]
+__all__ = ["RUNTIMES", "Facts", "IntegerRules", "MemoryRules", "Runtime", "runtime_of"]
 
 RUNTIMES: dict[str, type[Runtime]] = {
     "onnxruntime": OnnxRuntime,

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
 from lpcc.analysis.runtimes.base import Facts, IntegerRules, Runtime
 from lpcc.analysis.runtimes.fusions import conv_chain, gemm_chain
 from lpcc.analysis.runtimes.onnxruntime import FLOAT_OUTPUT, INTEGER, MOVES, PASSES_ON
+
+if TYPE_CHECKING:
+    from lpcc.analysis.kernels import Kernel
 
 
 @dataclass(frozen=True)
@@ -24,3 +28,12 @@ class CmsisNn(Runtime):
         if op == "Conv":
             return conv_chain(node, facts)
         return gemm_chain(node, op, facts)
+
+    def scratch(self, kernel: Kernel) -> int:
+        """The buffers that CMSIS-NN's integer convolutions ask for: two columns, or one window, in 16 bits."""
+        loops = kernel.geometry
+        if kernel.dtype != "int8":
+            return 0
+        if kernel.kind == "conv":
+            return 2 * 2 * loops.depth
+        return 2 * loops.groups * loops.taps if kernel.kind == "depthwise" else 0

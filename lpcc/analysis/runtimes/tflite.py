@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from lpcc.analysis.runtimes.base import MemoryRules
 from lpcc.analysis.runtimes.cmsis_nn import CmsisNn
+
+if TYPE_CHECKING:
+    from lpcc.analysis.kernels import Kernel
 
 
 @dataclass(frozen=True)
 class Tflite(CmsisNn):
     """TensorFlow Lite's kernels on an application processor."""
+
+    def memory_rules(self) -> MemoryRules:
+        """Its arena shares nothing between the input and the output of a kernel."""
+        return MemoryRules(alignment=64)
+
+    def scratch(self, kernel: Kernel) -> int:  # noqa: ARG002
+        """XNNPACK reads inputs through pointers and copies no columns."""
+        return 0

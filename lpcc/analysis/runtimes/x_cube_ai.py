@@ -3,10 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from lpcc.analysis.runtimes.base import MemoryRules
 from lpcc.analysis.runtimes.cmsis_nn import CmsisNn
+
+if TYPE_CHECKING:
+    from lpcc.analysis.kernels import Kernel
+
+_IN_PLACE = frozenset({"elementwise", "activation", "quantize", "dequantize", "softmax"})
+_WIDENS = 4
+"""How many times its input the output of a 1x1 convolution may be to still overlap it, as ST's tables show."""
+_ROWS = 5
+_COLUMNS = 16
 
 
 @dataclass(frozen=True)
 class XCubeAi(CmsisNn):
     """X-CUBE-AI's kernels on a Cortex-M."""
+
+    def memory_rules(self) -> MemoryRules:
+        """Its generator lays outputs over inputs, also that of the network, and pools while it convolves."""
+        return MemoryRules(in_place=_IN_PLACE, overwrites_inputs=True, pools_in_conv=True, alignment=4)
+
+    def apart(self, kernel: Kernel, read: int, written: int) -> int | None:
+        """Depthwise, strided and not too wide 1x1 convolutions write over their input, and so does pooling.
+
+        They stay a window and a row behind what they read; convolutions have rows of it in their scratch memory. Found
+        by comparing with the memory that ST publishes for the networks of its model zoo.
+        """
+        loops = kernel.geometry
+        if kernel.kind == "pointwise" and written > _WIDENS * read:
+            return None
+        if kernel.kind == "pointwise" or (kernel.kind == "conv" and loops.sh > 1):
+            return 0
+        if kernel.kind in ("depthwise", "pool"):
+            return loops.kh * -(-read // max(1, loops.ih)) + -(-written // max(1, loops.oh))
+        return None
+
+    def scratch(self, kernel: Kernel) -> int:
+        """Rows of the input and columns in 16 bits of an integer convolution, as many as ST's tables show."""
+        loops = kernel.geometry
+        if kernel.dtype != "int8" or kernel.kind != "conv":
+            return super().scratch(kernel)
+        return _ROWS * loops.iw * loops.groups * loops.cin + 2 * _COLUMNS * loops.depth
