@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lpcc import __version__
-from lpcc.cli import bench, bisect, diff, failure, inspect, optimize, passes, targets
+from lpcc.cli import bench, bisect, diff, emulator, failure, inspect, optimize, passes, targets
 from lpcc.cli import print as print_command
 
 _INTERRUPTED = 130
@@ -33,6 +33,7 @@ app.command()(bench.bench)
 app.command()(passes.passes)
 app.command()(bisect.bisect)
 app.add_typer(targets.app)
+app.add_typer(emulator.app)
 
 
 @app.callback(invoke_without_command=True)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     Model = onnx.ModelProto | bytes | Path
 
 TIMEOUT = 600.0
-"""Seconds that one request may take."""
+"""Seconds that a model may take for one sample, loading included."""
 
 _CLOCKS_BEFORE, _CLOCKS_AFTER = 4, 5
 """How often onnxruntime 1.27 reads the clock in a profiled run before the first kernel, its start included, and after
@@ -122,7 +122,7 @@ class Emulator:
 class Machine:
     """An emulated processor with a Python and onnxruntime that stay up between calls, one thread.
 
-    A process that a model crashed is started anew for the next. `timeout` is in seconds, for each request.
+    A process that a model crashed is started anew for the next. `timeout` is in seconds, for each sample.
     """
 
     def __init__(self, emulator: Emulator, cpu: Cpu, plugin: Path | None, timeout: float = TIMEOUT) -> None:
@@ -138,13 +138,18 @@ class Machine:
         """The version of the emulated onnxruntime."""
         return str(self._emulator.folder.onnxruntime)
 
+    @property
+    def counts(self) -> bool:
+        """Whether it counts instructions."""
+        return self._plugin is not None
+
     def count(self, model: Model, feeds: Mapping[str, Array] | None = None) -> Counts:
         """Instructions of one warm run, on random inputs where `feeds` is None.
 
         They include what Python and onnxruntime spend around the kernels. Repeatable within 0.03 %. Raises ModelError
         when the model cannot run.
         """
-        _, marks = self._ask(model, _feeds(model, feeds), {"count": "run"})
+        _, marks = self._ask(model, [_feeds(model, feeds)], {"count": "run"})
         return Counts(_stop(marks).classes)
 
     def count_kernels(self, model: Model, feeds: Mapping[str, Array] | None = None) -> Counts:
@@ -156,7 +161,7 @@ class Machine:
         """
         given = _feeds(model, feeds)
         total = self.count(model, given)
-        reply, marks = self._ask(model, given, {"count": "kernels"})
+        reply, marks = self._ask(model, [given], {"count": "kernels"})
         spans = [tally for mark, tally in marks if mark == "clock"]
         if not reply["kernels"]:
             return total
@@ -181,10 +186,18 @@ class Machine:
 
     def run(self, model: Model, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name; those that are no tensors are left out. Raises ModelError when the model cannot run."""
-        outputs = self._path("outputs.npz")
-        reply, _ = self._ask(model, feeds, {"outputs": str(outputs)})
-        with np.load(outputs, allow_pickle=False) as arrays:
-            return {name: arrays[f"o{i}"] for i, name in enumerate(reply["outputs"]) if f"o{i}" in arrays}
+        return self.runs(model, [feeds])[0]
+
+    def runs(self, model: Model, samples: Sequence[Mapping[str, Array]]) -> list[dict[str, Array]]:
+        """As `run`, for inputs one after another in one onnxruntime session."""
+        paths = [self._path(f"outputs{i}.npz") for i, _ in enumerate(samples)]
+        reply, _ = self._ask(model, samples, {"outputs": [str(path) for path in paths]})
+        found = []
+        for path in paths:
+            with np.load(path, allow_pickle=False) as arrays:
+                found.append({name: arrays[f"o{i}"] for i, name in enumerate(reply["outputs"]) if f"o{i}" in arrays})
+            path.unlink()
+        return found
 
     def optimized(self, model: Model) -> onnx.ModelProto:
         """The graph that onnxruntime executes for a model here, all its optimisations on.
@@ -195,7 +208,7 @@ class Machine:
         import onnx
 
         path = self._path("optimised.onnx")
-        self._ask(model, None, {"optimised": str(path)})
+        self._ask(model, [], {"optimised": str(path)})
         return onnx.load(path)
 
     def close(self) -> None:
@@ -224,15 +237,15 @@ class Machine:
         return self._live().folder / name
 
     def _ask(
-        self, model: Model, feeds: Mapping[str, Array] | None, request: Mapping[str, Any]
+        self, model: Model, samples: Sequence[Mapping[str, Array]], request: Mapping[str, Any]
     ) -> tuple[dict[str, Any], list[tuple[str, Tally]]]:
         guest = self._live()
-        files = {"model": str(_written(model, guest.folder / "model.onnx"))}
-        if feeds is not None:
-            files["feeds"] = str(guest.folder / "feeds.npz")
-            np.savez(files["feeds"], allow_pickle=False, **feeds)
+        paths = [str(guest.folder / f"sample{i}.npz") for i, _ in enumerate(samples)]
+        for path, feeds in zip(paths, samples, strict=True):
+            _write_feeds(path, feeds)
+        files = {"model": str(_written(model, guest.folder / "model.onnx")), "samples": paths}
         try:
-            return guest.ask({**files, **request}, self.timeout)
+            return guest.ask({**files, **request}, self.timeout * max(1, len(samples)))
         except ModelError as error:
             raise ModelError(f"onnxruntime {self.onnxruntime} for aarch64: {one_line(error)}") from None
 
@@ -247,6 +260,13 @@ def _idle_model() -> onnx.ModelProto:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
     graph = helper.make_graph([helper.make_node("Neg", ["x"], ["y"])], "idle", [x], [y])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def _write_feeds(path: str, feeds: Mapping[str, Array]) -> None:
+    for name, array in feeds.items():
+        if array.dtype.kind not in "biufc":
+            raise ModelError(f"input `{name}` is of type {array.dtype}, which the emulator is not given: numbers only")
+    np.savez(path, allow_pickle=False, **feeds)
 
 
 def _written(model: Model, path: Path) -> Path:

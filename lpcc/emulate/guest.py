@@ -1,9 +1,9 @@
 """Runs inside the emulator, under the arm64 Python: one request a line on stdin, one reply a line on stdout, as JSON.
 
-A request names a model file, a file of inputs (npz), and what is wanted of it: ``outputs`` (a file to write the outputs
-to, npz in the model's order), ``optimised`` (a file for the graph that onnxruntime makes of the model), ``count``
-("run": instructions of one run; "kernels": of each kernel). Counts themselves go from the counting plugin to the host;
-the reply holds the rest. Needs only numpy and onnxruntime.
+A request names a model file, input files (``samples``, npz), and what is wanted: ``outputs`` (a file for the outputs
+of each sample, npz, numbered in the model's order), ``optimised`` (a file for the graph that onnxruntime makes of the
+model), ``count`` ("run": instructions of a run on the first sample; "kernels": of each kernel in it). Counts themselves
+go from the counting plugin to the host; the reply holds the rest. Needs only numpy and onnxruntime.
 """
 
 from __future__ import annotations
@@ -30,6 +30,11 @@ _WARM_UP = 2
 def _mark(what: int) -> None:
     with contextlib.suppress(OSError):
         os.getpgid(what)
+
+
+def _feeds(path: str) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return dict(arrays)
 
 
 def _options(request: dict[str, Any]) -> ort.SessionOptions:
@@ -70,26 +75,21 @@ def _count_kernels(request: dict[str, Any], feeds: dict[str, Any]) -> list[dict[
 
 
 def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    feeds: dict[str, Any] = {}
-    if request.get("feeds"):
-        with np.load(request["feeds"], allow_pickle=False) as arrays:
-            feeds = dict(arrays)
+    samples = request.get("samples", [])
     if request.get("count") == "kernels":
-        return {"kernels": _count_kernels(request, feeds)}
+        return {"kernels": _count_kernels(request, _feeds(samples[0]))}
     session = ort.InferenceSession(request["model"], _options(request), providers=["CPUExecutionProvider"])
     if request.get("count") == "run":
+        feeds = _feeds(samples[0])
         for _ in range(_WARM_UP):
             session.run(None, feeds)
         _mark(_START)
         session.run(None, feeds)
         _mark(_STOP)
-    if request.get("outputs"):
-        values = session.run(None, feeds)
-        np.savez(
-            request["outputs"],
-            allow_pickle=False,
-            **{f"o{i}": v for i, v in enumerate(values) if isinstance(v, np.ndarray)},
-        )
+    for sample, path in zip(samples, request.get("outputs", []), strict=False):
+        values = session.run(None, _feeds(sample))
+        arrays = {f"o{i}": value for i, value in enumerate(values) if isinstance(value, np.ndarray)}
+        np.savez(path, allow_pickle=False, **arrays)
     return {"outputs": [output.name for output in session.get_outputs()]}
 
 

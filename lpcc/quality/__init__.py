@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lpcc.quality.compare import Comparison, Score, compare, evaluate, layer_sqnr
+from lpcc.quality.compare import Comparison, Score, compare, compare_runs, evaluate, layer_sqnr
 from lpcc.quality.metric import BUILTIN, Metric, Tally, drop, parse_metric
 from lpcc.quality.tallies import Difference, Hits, in_top, same_choice, scores
 
@@ -15,6 +15,7 @@ __all__ = [
     "Score",
     "Tally",
     "compare",
+    "compare_runs",
     "drop",
     "evaluate",
     "in_top",

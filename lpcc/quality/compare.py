@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,21 +131,37 @@ def compare(
     session = candidate if isinstance(candidate, Session) else Session(candidate)
     names = [spec.name for spec in original.outputs]
     _require(names, session)
+
+    def runs() -> Iterator[tuple[int, Mapping[str, Array], Mapping[str, Array]]]:
+        samples = 0
+        for one in dataset.batches(batch):
+            yield one.count, _run(original, one), _run(session, one)
+            samples += one.count
+            if progress is not None:
+                progress(samples)
+
+    return compare_runs(runs(), names)
+
+
+def compare_runs(
+    runs: Iterable[tuple[int, Mapping[str, Array], Mapping[str, Array]]], names: Sequence[str]
+) -> Comparison:
+    """The named outputs of runs that took place: the number of samples in each, expected values, and those found.
+
+    Outputs that are no tensors of numbers on one side are left out.
+    """
     differences: dict[str, Difference] = {}
     hits: dict[str, Hits] = {}
     samples = 0
-    for one in dataset.batches(batch):
-        expected, found = _run(original, one), _run(session, one)
+    for count, expected, found in runs:
         for name in names:
-            if not _numeric(expected[name]) or not _numeric(found[name]):
+            if not _numeric(expected.get(name)) or not _numeric(found.get(name)):
                 continue
             differences.setdefault(name, Difference()).add(expected[name], found[name])
             ours, theirs = scores(expected[name]), scores(found[name])
             if ours is not None and theirs is not None:
                 hits.setdefault(name, Hits()).add(same_choice(ours, theirs))
-        samples += one.count
-        if progress is not None:
-            progress(samples)
+        samples += count
     return Comparison(
         samples,
         {name: d.sqnr_db for name, d in differences.items()},
