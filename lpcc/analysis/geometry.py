@@ -16,6 +16,27 @@ _BROADCAST = frozenset(
     "Add Sub Mul Div Max Min Pow Mod Where And Or Xor Equal Less Greater LessOrEqual GreaterOrEqual PRelu".split()  # noqa: SIM905
 )
 _POOLS = ("MaxPool", "AveragePool", "LpPool", "QLinearAveragePool", "NhwcMaxPool")
+_COPIES = frozenset(["Slice", "Pad", "Split", "Gather", "Expand", "Tile"])
+_ROWS = frozenset(
+    [
+        "Softmax",
+        "LogSoftmax",
+        "QLinearSoftmax",
+        "ReduceMean",
+        "ReduceSum",
+        "ReduceMax",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceSumSquare",
+        "ReduceLogSum",
+        "ReduceLogSumExp",
+        "ArgMax",
+        "ArgMin",
+        "QLinearReduceMean",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -30,7 +51,8 @@ class Geometry:
     product at each of `oh` steps. A change of the order of axes moves `groups` runs of `cout` elements and takes `kh`
     axes out of their order. Other kernels have the channels and the size of what they write; one that resizes mixes
     `kh` x `kw` pixels into each, and where operands differ in shape, `groups` counts the runs of elements within which
-    they do not.
+    they do not. What copies parts of its input (Slice, Pad, Gather ...) writes `groups` runs. A softmax or a reduction
+    goes over `groups` rows of `cin` elements that lie `cout` elements apart.
     """
 
     batch: int = 1
@@ -89,6 +111,10 @@ def geometry(node: gs.Node, shapes: Shapes) -> Geometry:
     if op in ("Resize", "Upsample"):
         taps = _TAPS.get(edit.attr(node, "mode", "nearest"), 1)
         return replace(_plain(first, out), kh=taps, kw=taps)
+    if op in _COPIES and first and out:
+        return replace(_plain(first, out), groups=_pieces(node, op, first, out))
+    if op.split("::")[-1] in _ROWS and first and out:
+        return _rows(node, first, out)
     operands = [shape for t in node.inputs if t.name and (shape := shapes.of(t)) is not None]
     if op in _BROADCAST and out and len(operands) == len(node.inputs):
         return replace(_plain(first, out), groups=_runs(operands, out))
@@ -185,6 +211,35 @@ def _runs(operands: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
             break
         behind, run = same, run * size
     return prod(out) // max(run, 1)
+
+
+def _pieces(node: gs.Node, op: str, first: tuple[int, ...], out: tuple[int, ...]) -> int:
+    """Runs of elements in which parts of the input are copied: those behind the last axis that changes, and its own."""
+    if len(first) != len(out):
+        return max(prod(out) // max(out[-1], 1), 1)
+    changed = [axis for axis, (old, new) in enumerate(zip(first, out, strict=True)) if old != new]
+    if not changed:
+        return 1
+    last = changed[-1]
+    steps = edit.const(node.inputs[4]) if op == "Slice" and len(node.inputs) > 4 and node.inputs[4].name else None
+    whole = op in ("Split", "Pad") or (op == "Slice" and (steps is None or bool((steps == 1).all())))
+    return prod(out[: last if whole else last + 1])
+
+
+def _rows(node: gs.Node, first: tuple[int, ...], out: tuple[int, ...]) -> Geometry:
+    """Rows that are reduced, or normalised, each for itself."""
+    axes = edit.attr(node, "axes", None)
+    if axes is None and len(node.inputs) > 1 and "Reduce" in edit.op(node):
+        axes = edit.const(node.inputs[1])
+    if axes is None:
+        softmax = "Softmax" in edit.op(node)
+        axes = (
+            [edit.attr(node, "axis", -1 if softmax else 0)] if softmax or "Arg" in edit.op(node) else range(len(first))
+        )
+    found = sorted({int(axis) % max(len(first), 1) for axis in axes})
+    length = prod(first[axis] for axis in found)
+    apart = prod(first[found[-1] + 1 :]) if found else 1
+    return Geometry(groups=max(prod(first) // max(length, 1), 1), cin=length, cout=apart, oh=prod(out))
 
 
 def _plane(dims: tuple[int, ...] | list[int]) -> tuple[int, int]:
