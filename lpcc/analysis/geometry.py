@@ -18,24 +18,8 @@ _BROADCAST = frozenset(
 _POOLS = ("MaxPool", "AveragePool", "LpPool", "QLinearAveragePool", "NhwcMaxPool")
 _COPIES = frozenset(["Slice", "Pad", "Split", "Gather", "Expand", "Tile"])
 _ROWS = frozenset(
-    [
-        "Softmax",
-        "LogSoftmax",
-        "QLinearSoftmax",
-        "ReduceMean",
-        "ReduceSum",
-        "ReduceMax",
-        "ReduceMin",
-        "ReduceProd",
-        "ReduceL1",
-        "ReduceL2",
-        "ReduceSumSquare",
-        "ReduceLogSum",
-        "ReduceLogSumExp",
-        "ArgMax",
-        "ArgMin",
-        "QLinearReduceMean",
-    ]
+    "Softmax LogSoftmax QLinearSoftmax ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum "
+    "ReduceSumSquare ReduceLogSumExp ArgMax ArgMin QLinearReduceMean".split()
 )
 
 
