@@ -10,7 +10,7 @@ import typer
 
 from lpcc.cli import options
 from lpcc.cli.terminal import Terminal
-from lpcc.errors import ModelError
+from lpcc.errors import ModelError, UsageError
 
 if TYPE_CHECKING:
     import onnx
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 
 def bench(
+    context: typer.Context,
     a: Annotated[Path, typer.Argument(metavar="A", help="ONNX file.", show_default=False)],
     b: Annotated[Path | None, typer.Argument(metavar="[B]", help="ONNX file to compare.", show_default=False)] = None,
     threads: Annotated[int, typer.Option("--threads", min=1, help="Threads within an operator.")] = 1,
@@ -28,6 +29,15 @@ def bench(
     preprocess: options.Preprocessing = None,
     dim: options.Sizes = None,
     seed: options.Seed = 0,
+    emulate: Annotated[
+        str | None,
+        typer.Option(
+            "--emulate",
+            metavar="CPU",
+            show_default=False,
+            help="Count instructions on an emulated cortex-a53, -a55, -a72, -a76, neoverse-n1 or a target's core.",
+        ),
+    ] = None,
     json: options.JsonFile = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -37,11 +47,15 @@ def bench(
 
     The ratio is the median over the pairs of B's time by A's: below 1, B is faster. Inputs are the first sample of the
     given data, else random.
+
+    With --emulate nothing is timed: onnxruntime for 64-bit Arm runs under QEMU (`lpcc emulator` sets it up), its
+    outputs are compared with this machine's on 8 samples, and the instructions of one run are counted by class.
     """
     options.finite("--seconds", seconds)
     sizes = options.sizes(dim)
     terminal = Terminal(quiet, json)
     terminal.check_json(a, b)
+    cpu = "" if emulate is None else _processor(context, emulate)
 
     from lpcc.cli.feeds import data_feeds, random_feeds
     from lpcc.door import files
@@ -49,6 +63,18 @@ def bench(
 
     model = files.read(a)
     other = None if b is None else files.read(b)
+    if b is not None and other is not None:
+        _check_same_inputs(a, model, b, other)
+    if emulate is not None:
+        from lpcc.cli.emulated import SAMPLES, emulated
+
+        if data:
+            samples = list(data_feeds(model, data, preprocess, SAMPLES))
+        else:
+            samples = [random_feeds(model, sizes, seed + number) for number in range(SAMPLES)]
+        models = [(a, model)] if b is None or other is None else [(a, model), (b, other)]
+        emulated(cpu, models, samples, terminal)
+        return
     feeds = next(data_feeds(model, data, preprocess, 1)) if data else random_feeds(model, sizes, seed)
     first = _session(a, model, threads)
     result: dict[str, Any] = {"threads": threads, "inputs": {name: list(x.shape) for name, x in feeds.items()}}
@@ -62,7 +88,6 @@ def bench(
             result["a"] = {"model": str(a), **timing.to_json()}
             lines = _one(str(a), timing)
         else:
-            _check_same_inputs(a, model, b, other)
             second = _session(b, other, threads)
             both = compare(first, second, feeds, seconds=seconds, min_pairs=pairs, progress=finished)
             result |= both.to_json()
@@ -71,6 +96,17 @@ def bench(
             lines = _two(str(a), str(b), both)
     terminal.write_json(result)
     terminal.show(lines)
+
+
+def _processor(context: typer.Context, emulate: str) -> str:
+    """The processor to emulate, once options that have no meaning then are refused."""
+    from lpcc.cli.emulated import processor
+
+    for name in ("threads", "seconds", "pairs"):
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise UsageError(f"--{name} is for timing: --emulate counts the instructions of one run, in one thread")
+    return processor(emulate)
 
 
 def _check_same_inputs(a: Path, first: onnx.ModelProto, b: Path, second: onnx.ModelProto) -> None:

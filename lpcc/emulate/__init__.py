@@ -6,6 +6,7 @@ nothing. docs/emulation.md tells what counts mean, how they were checked and whe
 
 from __future__ import annotations
 
+from lpcc.emulate.check import Check, check, ratios
 from lpcc.emulate.counts import CLASSES, MAC_CLASSES, Counts, KernelTally, Tally
 from lpcc.emulate.cpu import CPUS, Cpu, cpu_named
 from lpcc.emulate.emulator import Emulator, Machine
@@ -15,6 +16,7 @@ __all__ = [
     "CLASSES",
     "CPUS",
     "MAC_CLASSES",
+    "Check",
     "Counts",
     "Cpu",
     "Emulator",
@@ -22,5 +24,7 @@ __all__ = [
     "KernelTally",
     "Machine",
     "Tally",
+    "check",
     "cpu_named",
+    "ratios",
 ]
