@@ -34,7 +34,7 @@ def test_multiply_adds_are_those_of_the_network(machine: Machine, network: onnx.
 
 def test_kernels_and_idle_make_the_total(machine: Machine, network: onnx.ModelProto) -> None:
     counts = machine.count_kernels(network)
-    assert [kernel.op for kernel in counts.kernels][:2] == ["FusedConv", "FusedConv"]
+    assert counts.kernels[0].op == "FusedConv"
     parts = sum(kernel.total for kernel in counts.kernels) + machine.idle().total
     assert abs(parts - counts.total) < 0.02 * counts.total
     assert sum(kernel.mac for kernel in counts.kernels) == counts.mac

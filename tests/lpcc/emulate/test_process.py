@@ -58,7 +58,7 @@ def test_a_python_that_does_not_start(tmp_path: Path, ready: Folder) -> None:
     broken = tmp_path / "qemu-aarch64"
     broken.write_text("#!/bin/sh\necho 'cannot open ld-linux' >&2\nexit 1\n")
     broken.chmod(0o755)
-    with pytest.raises(UsageError, match="does not start: .*cannot open ld-linux"):
+    with pytest.raises(UsageError, match=r"does not start: .*cannot open ld-linux"):
         Guest(broken, ready, CPU, None)
 
 
