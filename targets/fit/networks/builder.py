@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-Activation = Literal["relu", "relu6", "sigmoid", "softmax"]
+Activation = Literal["relu", "relu6", "sigmoid", "softmax", "hard_sigmoid", "hard_swish"]
 Pair = int | tuple[int, int]
 OPSET = 17
 
@@ -97,7 +97,17 @@ class Builder:
             return self._add("Clip", [x.name, *limits], x.shape)
         if activation == "softmax":
             return self._add("Softmax", [x.name], x.shape, axis=-1)
-        return self._add("Relu" if activation == "relu" else "Sigmoid", [x.name], x.shape)
+        names = {"relu": "Relu", "sigmoid": "Sigmoid", "hard_sigmoid": "HardSigmoid", "hard_swish": "HardSwish"}
+        return self._add(names[activation], [x.name], x.shape)
+
+    def batch_norm(self, x: Tensor) -> Tensor:
+        """Batch norm that no convolution before it can take in."""
+        parameters = [self._constant("norm", np.ones(x.channels, np.float32)) for _ in range(4)]
+        return self._add("BatchNormalization", [x.name, *parameters], x.shape)
+
+    def scale(self, x: Tensor, factor: float) -> Tensor:
+        """Product with a number."""
+        return self._add("Mul", [x.name, self._constant("factor", np.float32(factor))], x.shape)
 
     def add(self, x: Tensor, y: Tensor, activation: Activation | None = None) -> Tensor:
         """Sum, with broadcasting."""
@@ -135,6 +145,13 @@ class Builder:
         shape = list(tensors[0].shape)
         shape[axis] = sum(t.shape[axis] for t in tensors)
         return self._add("Concat", [t.name for t in tensors], tuple(shape), axis=axis)
+
+    def split(self, x: Tensor, parts: int) -> list[Tensor]:
+        """The channels cut into equal parts."""
+        names = [f"split{len(self._nodes)}_{part}" for part in range(parts)]
+        sizes = self._constant("sizes", np.full(parts, x.channels // parts, np.int64))
+        self._nodes.append(helper.make_node("Split", [x.name, sizes], names, name=names[0], axis=1))
+        return [Tensor(name, (x.shape[0], x.channels // parts, *x.shape[2:])) for name in names]
 
     def transpose(self, x: Tensor, *order: int) -> Tensor:
         """Axes in another order."""

@@ -17,7 +17,7 @@ Scale = NDArray[np.float32]
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _CLAMPS = ("Relu", "Clip")
-_MOVES = ("MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Transpose", "Concat")
+_MOVES = ("MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Transpose", "Concat", "Split")
 _PARAMETERS = {"signed": (1 / 32, 0), "positive": (6 / 255, -128), "probability": (1 / 256, -128)}
 """Scale and zero point of activations: `positive` is what a Relu or Clip leaves, so that requantisation clamps."""
 
@@ -81,17 +81,16 @@ class _Quantizer:
                 self._bias(node.input[2], scale * _PARAMETERS[self.kinds[node.input[0]]][0])
         copy = onnx.NodeProto()
         copy.CopyFrom(node)
-        if node.output[0] in self.fused:
-            self.nodes.append(copy)
-            return
-        result = node.output[0]
-        copy.output[0] = f"{result}_f"
         self.nodes.append(copy)
-        self.kinds[result] = self._kind(node)
-        names = [copy.output[0], *self._parameters(result)]
-        self.nodes.append(helper.make_node("QuantizeLinear", names, [f"{result}_q"], name=f"{result}_quantize"))
-        if result not in self.outputs:
-            self._dequantize(result)
+        if node.output[0] in self.fused:
+            return
+        for place, result in enumerate(node.output):
+            copy.output[place] = f"{result}_f"
+            self.kinds[result] = self._kind(node)
+            names = [copy.output[place], *self._parameters(result)]
+            self.nodes.append(helper.make_node("QuantizeLinear", names, [f"{result}_q"], name=f"{result}_quantize"))
+            if result not in self.outputs:
+                self._dequantize(result)
 
     def _kind(self, node: onnx.NodeProto) -> str:
         if node.op_type in _MOVES:
