@@ -17,7 +17,11 @@ PLUGGED = sorted([*(ROOT / "passes").rglob("*.py"), *(ROOT / "targets").rglob("*
 CODE = [*FRAMEWORK, *PLUGGED]
 OTHERS = sorted(path for folder in ("tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py"))
 
-LISTS_BUILT_INS = {"lpcc/pipeline/known.py": {"passes"}, "lpcc/target.py": {"targets"}}
+LISTS_BUILT_INS = {
+    "lpcc/pipeline/known.py": {"passes"},
+    "lpcc/target.py": {"targets"},
+    "lpcc/cli/targets/measure.py": {"targets"},
+}
 BANNED = {"util", "utils", "helper", "helpers", "manager", "handler", "common", "misc", "base_utils", "core"}
 IMPORTED_AS = {
     "onnx-graphsurgeon": "onnx_graphsurgeon",

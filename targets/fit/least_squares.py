@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpcc.errors import UsageError
+
+
+def require_scipy() -> None:
+    """Raise UsageError where scipy is missing: before any time is spent on measuring."""
+    if find_spec("scipy") is None:
+        raise UsageError("fitting needs scipy: pip install 'lpcc[fit]'")
 
 
 def fit_relative(
@@ -25,10 +32,9 @@ def fit_relative(
 
     Raises UsageError where scipy is missing or a measurement is not above 0.
     """
-    try:
-        from scipy.optimize import nnls
-    except ImportError:
-        raise UsageError("fitting needs scipy: pip install 'lpcc[fit]'") from None
+    require_scipy()
+    from scipy.optimize import nnls
+
     target = np.asarray(measured, dtype=np.float64)
     if target.size == 0 or not (np.isfinite(target).all() and (target > 0).all()):
         raise UsageError("fitting needs measurements above 0")

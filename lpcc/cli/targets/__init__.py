@@ -5,17 +5,19 @@ from __future__ import annotations
 import typer
 
 from lpcc.cli.targets.listing import listing
+from lpcc.cli.targets.measure import measure
 from lpcc.cli.targets.show import show
 
 __all__ = ["app"]
 
 app = typer.Typer(
     name="targets",
-    help="The devices that lpcc knows: list them, show one.",
+    help="The devices that lpcc knows: list them, show one, calibrate your own.",
     rich_markup_mode=None,
 )
 app.command(name="list")(listing)
 app.command()(show)
+app.command()(measure)
 
 
 @app.callback(invoke_without_command=True)

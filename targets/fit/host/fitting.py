@@ -26,6 +26,8 @@ from lpcc.targets.fit.least_squares import fit_relative
 _ROUNDS = 3
 _IRRELEVANT = 0.005
 """Share of a probe's time below which a term does not matter to it; those that matter to none are dropped."""
+_PART = 0.5
+_RESOLUTION_MS = 0.003
 _NS = 1e6
 """Nanoseconds in a millisecond."""
 
@@ -40,6 +42,20 @@ class Sample:
     name: str
     kernels: tuple[Kernel, ...]
     milliseconds: float
+    profiled: bool = False
+    """Whether this is a part of a network, as the profiler sees it, rather than a whole run."""
+
+    @property
+    def amounts(self) -> dict[Column, float]:
+        """How much of each term it has, and of each overhead."""
+        found = _amounts(self.kernels)
+        found["profiler" if self.profiled else "inference", "", "one"] = len(self.kernels) if self.profiled else 1
+        return found
+
+    @property
+    def weight(self) -> float:
+        """How much it counts: the profiler counts whole microseconds, and calls what is not part of the work."""
+        return _PART / (1 + (_RESOLUTION_MS * len(self.kernels) / self.milliseconds) ** 2) if self.profiled else 1.0
 
 
 @dataclass(frozen=True)
@@ -50,7 +66,7 @@ class Coefficients:
 
     def predict_ms(self, kernels: Sequence[Kernel]) -> float:
         """Milliseconds of one run of these kernels."""
-        amounts = _amounts(kernels)
+        amounts = _amounts(kernels) | {("inference", "", "one"): 1.0}
         return sum(self.values.get(column, 0.0) * amount for column, amount in amounts.items()) / _NS
 
 
@@ -68,17 +84,18 @@ def kernels_of(
 
 def fit(samples: Sequence[Sample]) -> Coefficients:
     """Coefficients of all kernels in `samples`. Raises UsageError where scipy is missing."""
-    amounts = [_amounts(sample.kernels) for sample in samples]
+    amounts = [sample.amounts for sample in samples]
     measured = np.array([sample.milliseconds for sample in samples]) * _NS
     columns = sorted({column for found in amounts for column in found})
-    weights = np.ones(len(samples))
+    trusted = np.array([sample.weight for sample in samples])
+    weights = trusted
     for _ in range(_ROUNDS):
         features = np.array([[found.get(column, 0.0) for column in columns] for found in amounts])
         solution = fit_relative(features, measured, weights=weights)
         shares = (features * solution / measured[:, None]).max(axis=0)
         columns = [column for column, share in zip(columns, shares, strict=True) if share > _IRRELEVANT]
         residuals = np.abs(features @ solution / measured - 1)
-        weights = 1 / np.maximum(residuals, 2 * np.median(residuals))  # what fits badly was perhaps disturbed
+        weights = trusted / np.maximum(residuals, 2 * np.median(residuals))  # what fits badly was perhaps disturbed
         weights /= weights.mean()
     features = np.array([[found.get(column, 0.0) for column in columns] for found in amounts])
     solution = fit_relative(features, measured, weights=weights)
@@ -88,7 +105,6 @@ def fit(samples: Sequence[Sample]) -> Coefficients:
 def _amounts(kernels: Sequence[Kernel]) -> dict[Column, float]:
     """How much of each term a network has."""
     found: defaultdict[Column, float] = defaultdict(float)
-    found["inference", "", "one"] = 1.0
     for kernel in kernels:
         if kernel.kind == "view":
             found["view", "", "one"] += 1.0

@@ -181,7 +181,9 @@ class Net:
     def _channels(self, size: int) -> tuple[int, ...]:
         return (size,) if self.int8 is not None and self.int8.per_channel else ()
 
-    def _dequantized(self, integers: str, scale: np.ndarray, zero: np.ndarray, shape: tuple[int, ...], axis: int) -> str:
+    def _dequantized(
+        self, integers: str, scale: np.ndarray, zero: np.ndarray, shape: tuple[int, ...], axis: int
+    ) -> str:
         attrs = {"axis": axis} if scale.shape else {}
         name = self._fresh("weights")
         inputs = [integers, self.constant(scale), self.constant(zero)]
@@ -192,7 +194,10 @@ class Net:
     def _params(self) -> list[str]:
         """Scale and zero point of all activations."""
         signed = self.int8 is not None and self.int8.activations == "s8"
-        return [self.constant(np.array(_SCALE, np.float32)), self.constant(np.array(0, np.int8) if signed else np.array(128, np.uint8))]
+        return [
+            self.constant(np.array(_SCALE, np.float32)),
+            self.constant(np.array(0, np.int8) if signed else np.array(128, np.uint8)),
+        ]
 
     def _read(self, x: str) -> str:
         """What one reader reads of `x`."""

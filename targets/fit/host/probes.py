@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import prod
 
 import numpy as np
 import onnx
@@ -100,10 +99,12 @@ def _pointwise(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
 def _depthwise(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
     """Depthwise convolutions, two of them after another."""
     channels, side = _channels(rng, 8, 960), _side(rng, 4, 112)
-    while channels * side * side > 600_000:
+    while channels * side * side > 1_500_000:
         side = max(4, side // 2)
     x = net.input(1, channels, side, side)
-    x = net.conv(x, channels, int(rng.choice([3, 3, 5])), groups=channels)
+    if rng.random() < 0.3:
+        return (net.conv(x, channels, 3, stride=2, groups=channels),)
+    x = net.conv(x, channels, int(rng.choice([3, 3, 5, 7, 9], p=[0.35, 0.3, 0.25, 0.05, 0.05])), groups=channels)
     dilation = int(rng.choice([1, 1, 1, 2]))
     return (net.conv(x, channels, 3, stride=int(rng.choice([1, 2])), groups=channels, dilation=dilation),)
 
@@ -253,7 +254,8 @@ def _transpose(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
     parts = (1, 2, shape[1] // 2, side, side)
     x = net.op("Reshape", x, constants=[np.array(parts, np.int64)], shape=parts)
     x = net.op("Transpose", x, shape=(1, parts[2], 2, side, side), perm=[0, 2, 1, 3, 4])
-    return (net.op("Reshape", x, constants=[np.array(shape, np.int64)], shape=shape),)
+    x = net.op("Reshape", x, constants=[np.array(shape, np.int64)], shape=shape)
+    return (net.op("Relu", x),)
 
 
 def _resize(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
@@ -274,7 +276,8 @@ def _reduce(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
 
 
 def _softmax(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
-    return (net.op("Softmax", net.input(1, _log(rng, 1, 400), _log(rng, 2, 1000)), axis=-1),)
+    axis = -1 if rng.random() < 0.7 else 1
+    return (net.op("Softmax", net.input(1, _log(rng, 1, 400), _log(rng, 2, 1000)), axis=axis),)
 
 
 def _norm(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
@@ -309,6 +312,36 @@ def _tiny(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
         else:
             x = net.op("Sub" if index % 3 else "Abs", x, *([x] if index % 3 else []), quantised=False)
     return (x,)
+
+
+def _early(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
+    """How mobile networks begin: few channels, large images, much memory."""
+    side, channels = _side(rng, 96, 320), _log(rng, 8, 32, 8)
+    x = net.conv(net.input(1, 3, side, side), channels, 3, stride=2, act="Clip")
+    x = net.conv(net.conv(x, channels, 3, groups=channels, act="Clip"), channels, 1, act=None)
+    wide = int(rng.integers(3, 7)) * channels
+    x = net.conv(x, wide, 1, act="Clip")
+    return (net.conv(net.conv(x, wide, 3, stride=2, groups=wide, act="Clip"), 2 * channels, 1, act=None),)
+
+
+def _late(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
+    """How networks end: small images, many channels, more weights than the nearest caches hold."""
+    side, channels = _side(rng, 4, 14), _log(rng, 128, 512, 16)
+    x = net.conv(net.input(1, channels, side, side), int(rng.integers(2, 5)) * channels, 1)
+    if rng.random() < 0.5:
+        x = net.conv(x, channels, int(rng.choice([1, 1, 3])))
+    x = net.conv(x, _log(rng, 256, 1280, 16), 1)
+    wide = net.shapes[x][1]
+    x = net.op("Flatten", net.op("GlobalAveragePool", x, shape=(1, wide, 1, 1)), shape=(1, wide))
+    return (net.gemm(x, _log(rng, 10, 1000), act=None),)
+
+
+def _wide(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
+    """1x1 convolutions on images too large for the nearest caches."""
+    narrow, wide = _log(rng, 8, 96, 8), _log(rng, 48, 480, 16)
+    side = int((_log(rng, 600_000, 2_500_000) / wide) ** 0.5)
+    x = net.conv(net.input(1, narrow, side, side), wide, 1, act="Clip")
+    return (net.conv(x, narrow, 1, act=None),)
 
 
 def _inverted(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
@@ -374,6 +407,7 @@ _BOTH: dict[Family, int] = {
     _conv: 20, _stem: 12, _pointwise: 22, _depthwise: 20, _grouped: 8, _gemm: 10, _project: 6, _matmul: 6, _add: 10,
     _scale: 6, _hswish: 8, _activation: 8, _pool: 12, _average: 8, _concat: 10, _copy: 8, _transpose: 10, _resize: 8,
     _reduce: 4, _softmax: 6, _tiny: 8, _inverted: 12, _residual: 8, _branches: 8, _shuffle: 8,
+    _early: 10, _late: 10, _wide: 8,
 }  # fmt: skip
 _FLOAT: dict[Family, int] = {_unary: 10, _norm: 8, _rnn: 8}
 _INTEGER: dict[Family, int] = {_convert: 8}

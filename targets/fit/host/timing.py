@@ -1,7 +1,8 @@
 """Times of many models on a machine that others use too: in turns, and only what nobody disturbed.
 
-A run that waited for the processor took more time than it computed. A core that is slower than it was (heat, a neighbour
-on the same core) takes longer for a piece of known work. Both kinds of samples are thrown away and taken again.
+A run that waited for the processor took more time than it computed. A core that is slower than it was (heat, a
+neighbour on the same core) takes longer for a piece of known work. Both kinds of samples are thrown away and taken
+again.
 """
 
 from __future__ import annotations
@@ -133,7 +134,10 @@ class Plan:
 
 
 def times(
-    runs: Mapping[str, Callable[[], object]], plan: Plan, gate: Gate, progress: Progress = lambda _what, _done, _total: None
+    runs: Mapping[str, Callable[[], object]],
+    plan: Plan,
+    gate: Gate,
+    progress: Progress = lambda _what, _done, _total: None,
 ) -> dict[str, float]:
     """Milliseconds of one run of each model, visited in turns.
 
