@@ -15,6 +15,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from lpcc.cost.footprint import Footprint
 from lpcc.cost.kinds import ELEMENT_KINDS, FORMATS, INSTRUCTIONS, MAC_KINDS
 from lpcc.cost.machine import Machine
 from lpcc.cost.processor import Processor
@@ -144,7 +145,8 @@ class Target:
 
     `compute` is keyed by number format: ``float32``, ``int8``, or one int8 scheme such as ``s8s8`` where it runs at
     another speed. `tables` holds fitted kernels that take the place of that roofline, `physics` what their amounts are
-    worth. `sources` says for the dotted path of every number where it comes from.
+    worth. `footprint` is what the runtime itself takes of the memories. `sources` says for the dotted path of every
+    number where it comes from.
     """
 
     name: str
@@ -158,6 +160,7 @@ class Target:
     overhead_us: Overhead = field(default_factory=Overhead)
     compute: Mapping[Format, Compute] = field(default_factory=dict)
     physics: Physics = field(default_factory=Physics)
+    footprint: Footprint = field(default_factory=Footprint)
     pipeline: str = "exact,quantize"
     energy: Energy = field(default_factory=Energy)
     int8: Int8 | None = None

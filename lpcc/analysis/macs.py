@@ -5,12 +5,14 @@ One multiply-accumulate counts as one. Biases, activations, pooling and element-
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.rules import DEQUANTIZE, QUANTIZE
 from lpcc.analysis.shapes import Shapes, bind, bits, constant_of
 
 CONVS = {
@@ -121,10 +123,22 @@ def parameters(graph: gs.Graph) -> int:
 
 def weight_bytes(graph: gs.Graph) -> int:
     """Bytes of all constants that a graph and the graphs nested in it read; shared ones count once."""
+    return _bytes(tensor for node in edit.nodes(graph) for tensor in node.inputs)
+
+
+def stored_bytes(graph: gs.Graph) -> int:
+    """Those bytes without scales and zero points of Q/DQ, which runtimes store in forms of their own."""
+    return _bytes(
+        tensor
+        for node in edit.nodes(graph)
+        for tensor in (node.inputs[:1] if edit.op(node) in QUANTIZE | DEQUANTIZE else node.inputs)
+    )
+
+
+def _bytes(tensors: Iterable[gs.Tensor]) -> int:
     distinct: dict[int, gs.Constant] = {}
-    for node in edit.nodes(graph):
-        for tensor in node.inputs:
-            constant = constant_of(tensor)
-            if constant is not None:
-                distinct[id(constant)] = constant
-    return sum(-(-prod(tensor.shape) * bits(tensor) // 8) for tensor in distinct.values())
+    for tensor in tensors:
+        constant = constant_of(tensor)
+        if constant is not None:
+            distinct[id(constant)] = constant
+    return sum(-(-prod(constant.shape) * bits(constant) // 8) for constant in distinct.values())

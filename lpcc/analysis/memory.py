@@ -15,7 +15,8 @@ from functools import cached_property
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
-from lpcc.analysis import arena, schedule
+from lpcc.analysis import schedule
+from lpcc.analysis.arena import Arena, Block, place
 from lpcc.analysis.kernels import Kernel, kernels
 from lpcc.analysis.runtimes.base import MemoryRules, Runtime
 from lpcc.analysis.shapes import Shapes, bind
@@ -69,20 +70,20 @@ class Memory:
 
     def held(self, step: int) -> tuple[tuple[str, int], ...]:
         """Names and bytes of the buffers in use while kernel `step` runs, the largest first."""
-        place = self.order.index(step)
-        found = [(name, block.size) for name, block in self._blocks if block.first <= place <= block.last]
+        at = self.order.index(step)
+        found = [(name, block.size) for name, block in self._blocks if block.first <= at <= block.last]
         return tuple(sorted(found, key=lambda pair: -pair[1]))
 
     @cached_property
-    def arena(self) -> arena.Arena:
+    def arena(self) -> Arena:
         """The block of memory in which all of it fits, each buffer at one place while it lives."""
-        return arena.place([block for _, block in self._blocks], self.rules.alignment)
+        return place([block for _, block in self._blocks], self.rules.alignment)
 
     def _peak(self, order: Sequence[int] | None) -> int:
         return max((moment.alive for moment in schedule.run(self.program, order)), default=0)
 
     @cached_property
-    def _blocks(self) -> tuple[tuple[str, arena.Block], ...]:
+    def _blocks(self) -> tuple[tuple[str, Block], ...]:
         """Each buffer with its name and lifetime, and the scratch memory of each kernel."""
         program, end = self.program, len(self.steps)
         first = dict.fromkeys(program.given, 0)
@@ -90,25 +91,25 @@ class Memory:
         donors: dict[int, tuple[int, int]] = {}
         read = {buffer for step in program.steps for buffer in step.reads}
         last.update(dict.fromkeys(program.given - read, end))
-        scratch: list[tuple[str, arena.Block]] = []
-        for place, moment in enumerate(self.moments):
+        scratch: list[tuple[str, Block]] = []
+        for at, moment in enumerate(self.moments):
             step = program.steps[moment.step]
             for buffer in step.writes:
-                first.setdefault(buffer, place)
+                first.setdefault(buffer, at)
             for buffer in (*step.writes, *step.reads):
-                last[buffer] = max(place, last.get(buffer, place))
+                last[buffer] = max(at, last.get(buffer, at))
             if moment.donor is not None:
                 donors[step.writes[0]] = (moment.donor, step.donors[moment.donor])
             if step.scratch:
                 name = f"scratch of {edit.label(self.steps[moment.step].node)}"
-                scratch.append((name, arena.Block(step.scratch, place, place)))
+                scratch.append((name, Block(step.scratch, at, at)))
         buffers = [b for b in range(len(program.sizes)) if b in first]
         numbers = {buffer: number for number, buffer in enumerate(buffers)}
         blocks = []
         for buffer in buffers:
             donor, apart = donors.get(buffer, (None, 0))
             number = None if donor is None else numbers[donor]
-            block = arena.Block(program.sizes[buffer], first[buffer], last.get(buffer, first[buffer]), number, apart)
+            block = Block(program.sizes[buffer], first[buffer], last.get(buffer, first[buffer]), number, apart)
             blocks.append((self.names[buffer], block))
         return (*blocks, *scratch)
 

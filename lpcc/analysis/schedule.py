@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 
 TRANSITIONS = 20_000
 """Steps that a search tries in all by default: about a fifth of a second."""
+_SMALL = 64
+"""Steps up to which a network is searched as a whole where no cut is certain to lose nothing."""
 _WIDEST_BEAM = 32
 _LONGEST = 2_000
 """Steps between two cuts beyond which the order stays as it is."""
@@ -111,6 +113,9 @@ def search(program: Program, transitions: int = TRANSITIONS) -> Schedule:
     if peak <= floor:
         return Schedule(tuple(order), peak, peak)
     segments = _segments(program)
+    closed = all(segment.closed for segment in segments)
+    if not closed and len(order) <= _SMALL:
+        segments, closed = [_Segment(0, len(order), closed=True)], True
     highest = {segment: max(moment.alive for moment in moments[segment.start : segment.stop]) for segment in segments}
     last = [len(order) if b in program.kept else -1 for b in range(len(program.sizes))]
     for number, step in enumerate(program.steps):
@@ -135,7 +140,6 @@ def search(program: Program, transitions: int = TRANSITIONS) -> Schedule:
         else:
             height = highest[segment]
         found, bound = max(found, height), max(bound, proven)
-    closed = all(segment.closed for segment in segments)
     return Schedule(tuple(order), found, min(found, bound) if closed else floor)
 
 
@@ -245,9 +249,9 @@ class _Part:
         return alive, live + self.written[bit] - self.lost[bit] - sum(self.sizes[b] for b in dying)
 
     def ready(self, done: int, ready: tuple[int, ...], bit: int) -> tuple[int, ...]:
-        """What can run next once `bit` has run too."""
+        """What can run next once `bit` has run too; first what that has made possible."""
         new = [n for n in self.next[bit] if not self.needs[n] & ~done]
-        return tuple(n for n in ready if n != bit) + tuple(new)
+        return tuple(new) + tuple(n for n in ready if n != bit)
 
     def best(self, floor: int, transitions: int) -> tuple[list[int] | None, int, int, int]:
         """The order with the lowest peak, that peak, a bound for all orders and the transitions tried.

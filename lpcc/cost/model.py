@@ -8,7 +8,7 @@ For one inference on one thread with warm caches.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,9 +16,11 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.kernels import Kernel, kernels
-from lpcc.analysis.liveness import liveness
-from lpcc.analysis.macs import parameters, weight_bytes, weights
+from lpcc.analysis.macs import parameters, stored_bytes, weight_bytes, weights
+from lpcc.analysis.memory import Memory, memory
+from lpcc.analysis.runtimes import runtime_of
 from lpcc.analysis.shapes import Shapes, bind
+from lpcc.cost.footprint import misfits
 from lpcc.cost.machine import Bound, Network, Price
 
 if TYPE_CHECKING:
@@ -56,18 +58,28 @@ class LayerCost:
 class Cost:
     """Cost of one inference.
 
-    `peak_activation_bytes` are alive while layer `peak_layer` runs. `assumptions` says what was assumed about open
-    dimensions, `warnings` why the network does not fit the target, if so.
+    `peak_activation_bytes` are alive while layer `peak_layer` runs; laid out in one block, without moving any, they
+    take `arena_bytes`. `memory` pairs each kernel, in the order in which they run, with the bytes alive meanwhile.
+    `best_peak_bytes` is the peak in the best order of execution that was found, `least_peak_bytes` one that no order
+    comes below. `ram_bytes` are the arena, what the runtime itself needs and, where the target has no flash for them,
+    the weights; `flash_bytes` the weights and the code. `assumptions` says what was assumed about open dimensions,
+    `warnings` why the network does not fit the target, if so.
     """
 
     latency_ms: float
     energy_mj: float
     peak_activation_bytes: int
     peak_layer: str
+    arena_bytes: int
+    best_peak_bytes: int
+    least_peak_bytes: int
+    ram_bytes: int
+    flash_bytes: int
     weight_bytes: int
     macs: int
     parameters: int
     layers: tuple[LayerCost, ...]
+    memory: tuple[tuple[str, int], ...] = ()
     assumptions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -89,26 +101,45 @@ class CostModel:
         network = Network(steps, resident)
         layers = tuple(self._layer(step, shapes, network) for step in steps)
         fixed_ms = self.target.overhead_us.inference / 1e3
-        memory = liveness(graph, shapes, steps)
+        used = self.memory(graph, shapes, steps)
+        peak_layer = "" if used.peak is None else edit.label(used.peak.node)
+        ram, flash = self._stored(graph, used)
         assumptions = list(shapes.assumptions)
         if any(step.inner for step in steps):
             assumptions.append("nested graphs are counted once")
         return Cost(
             latency_ms=sum(layer.latency_ms for layer in layers) + fixed_ms,
             energy_mj=sum(layer.energy_mj for layer in layers) + fixed_ms * self.target.energy.active_watts,
-            peak_activation_bytes=memory.peak_bytes,
-            peak_layer="" if memory.peak is None else edit.label(memory.peak.node),
+            peak_activation_bytes=used.peak_bytes,
+            peak_layer=peak_layer,
+            arena_bytes=used.arena.size,
+            best_peak_bytes=used.best.peak,
+            least_peak_bytes=used.best.bound,
+            ram_bytes=ram,
+            flash_bytes=flash,
             weight_bytes=resident,
             macs=sum(layer.macs for layer in layers),
             parameters=parameters(graph),
             layers=layers,
+            memory=tuple((layers[moment.step].name, moment.alive) for moment in used.moments),
             assumptions=tuple(assumptions),
-            warnings=self._warnings(resident, memory.peak_bytes),
+            warnings=misfits(self.target, ram, flash, peak_layer),
         )
 
     def kernels(self, graph: gs.Graph, shapes: Shapes) -> tuple[Kernel, ...]:
         """The kernels that the target's runtime runs for a graph."""
         return kernels(graph, shapes, self.target.runtime, self.target.isa)
+
+    def memory(self, graph: gs.Graph, shapes: Shapes, steps: Sequence[Kernel]) -> Memory:
+        """How activations lie in memory while the target's runtime runs these kernels."""
+        return memory(graph, shapes, steps, runtime_of(self.target.runtime, self.target.isa))
+
+    def _stored(self, graph: gs.Graph, used: Memory) -> tuple[int, int]:
+        """Bytes of RAM and of flash."""
+        footprint, weights = self.target.footprint, stored_bytes(graph)
+        ram, code = used.arena.size + footprint.sram_bytes(used.steps), footprint.flash_bytes(used.steps)
+        in_flash = self.target.kind == "mcu" or self.target.memory.flash_kib is not None
+        return (ram, weights + code) if in_flash else (ram + weights, code)
 
     def _layer(self, kernel: Kernel, shapes: Shapes, network: Network) -> LayerCost:
         price = self.target.machine.price(kernel, network, self.target)
@@ -137,12 +168,3 @@ class CostModel:
         energy = self.target.energy
         picojoules = energy.pj_per_mac.get(kernel.dtype, 0.0) * kernel.macs + energy.pj_per_byte * kernel.bytes
         return energy.active_watts * price.latency_us * 1e-3 + picojoules * 1e-9
-
-    def _warnings(self, resident: int, peak: int) -> tuple[str, ...]:
-        found = []
-        flash, sram = self.target.memory.flash_kib, self.target.memory.sram_kib
-        if flash is not None and resident > flash * 1024:
-            found.append(f"does not fit: weights take {resident / 1024:.0f} KiB, flash has {flash} KiB")
-        if sram is not None and peak > sram * 1024:
-            found.append(f"does not fit: activations take {peak / 1024:.0f} KiB at their peak, SRAM has {sram} KiB")
-        return tuple(found)

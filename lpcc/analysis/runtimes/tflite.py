@@ -18,7 +18,7 @@ class Tflite(CmsisNn):
 
     def memory_rules(self) -> MemoryRules:
         """Its arena shares nothing between the input and the output of a kernel."""
-        return MemoryRules(alignment=64)
+        return MemoryRules(in_place=frozenset(), alignment=64)
 
     def scratch(self, kernel: Kernel) -> int:  # noqa: ARG002
         """XNNPACK reads inputs through pointers and copies no columns."""

@@ -33,17 +33,18 @@ class XCubeAi(CmsisNn):
         by comparing with the memory that ST publishes for the networks of its model zoo.
         """
         loops = kernel.geometry
-        if kernel.kind == "pointwise" and written > _WIDENS * read:
+        pointwise = kernel.kind in ("conv", "pointwise") and loops.taps == loops.groups == 1
+        if pointwise and written > _WIDENS * read:
             return None
-        if kernel.kind == "pointwise" or (kernel.kind == "conv" and loops.sh > 1):
+        if pointwise or (kernel.kind == "conv" and kernel.dtype == "int8" and loops.sh > 1):
             return 0
-        if kernel.kind in ("depthwise", "pool"):
+        if kernel.kind in ("depthwise", "pool") or (kernel.kind == "conv" and kernel.dtype != "int8"):
             return loops.kh * -(-read // max(1, loops.ih)) + -(-written // max(1, loops.oh))
         return None
 
     def scratch(self, kernel: Kernel) -> int:
         """Rows of the input and columns in 16 bits of an integer convolution, as many as ST's tables show."""
         loops = kernel.geometry
-        if kernel.dtype != "int8" or kernel.kind != "conv":
-            return super().scratch(kernel)
+        if kernel.dtype != "int8" or kernel.kind != "conv" or loops.taps == 1:
+            return 0
         return _ROWS * loops.iw * loops.groups * loops.cin + 2 * _COLUMNS * loops.depth

@@ -204,8 +204,8 @@ def test_what_does_not_fit_a_microcontroller_is_said() -> None:
     tight = replace(PLAIN, memory=Memory(bandwidth_gbps=1.0, sram_kib=1, flash_kib=2))
     cost = CostModel(tight).estimate(conv(16))
     assert cost.warnings == (
-        "does not fit: weights take 4 KiB, flash has 2 KiB",
-        "does not fit: activations take 24 KiB at their peak, SRAM has 1 KiB",
+        "does not fit: needs 24 KiB of SRAM of 1 KiB, 23 KiB too much; most at c",
+        "does not fit: weights and code need 5 KiB of flash of 2 KiB, 3 KiB too much",
     )
     assert CostModel(replace(tight, memory=Memory(1.0, sram_kib=64, flash_kib=8))).estimate(conv(16)).warnings == ()
 
