@@ -122,12 +122,15 @@ class Compute:
 class Physics:
     """What turns the amounts of a kernel table into time.
 
-    Clock cycles per executed instruction of a class (1 where not stated), and a factor that calibrates all fitted
-    kernels.
+    Clock cycles per executed instruction of a class (1 where not stated), a factor that calibrates all kernels, and
+    further `factors` for single kinds and number formats.
     """
 
     cycles_per_instruction: Mapping[Annotated[str, Names(INSTRUCTIONS)], Positive] = field(default_factory=dict)
     scale: Positive = 1.0
+    factors: Mapping[Annotated[str, Names((*MAC_KINDS, *ELEMENT_KINDS, *FORMATS))], Positive] = field(
+        default_factory=dict
+    )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """Processors: a fitted kernel where the target's table has one, else a roofline.
 
     roofline  latency = max(operations / rate, bytes / bandwidth) + overhead of the call
-    fitted    latency = scale x (ns + (cycles + instructions x cycles per instruction) / clock + bytes / bandwidth)
+    fitted    latency = ns + (cycles + instructions x cycles per instruction) / clock + bytes / bandwidth
+
+both times the scale of the target and its factors for the kind and the number format of the kernel.
 
 Only kernels that are given as instructions pay for their bytes: measured times and cycles hold that already. The cost
 of the call is part of a fitted kernel.
@@ -10,6 +12,7 @@ of the call is part of a fitted kernel.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from lpcc.cost.kinds import INSTRUCTIONS, MAC_KINDS
@@ -30,19 +33,26 @@ class Processor:
         memory = _memory_us(kernel, network.weight_bytes, target)
         amounts = target.tables.of(kernel)
         if amounts is not None:
-            return _fitted(kernel, amounts, memory, target)
-        compute, overhead = _compute_us(kernel, target), _overhead_us(kernel, target)
-        return Price(max(compute, memory) + overhead, _bound(compute, memory, overhead))
+            price = _fitted(kernel, amounts, memory, target)
+        else:
+            compute, overhead = _compute_us(kernel, target), _overhead_us(kernel, target)
+            price = Price(max(compute, memory) + overhead, _bound(compute, memory, overhead))
+        return replace(price, latency_us=_factor(kernel, target) * price.latency_us)
+
+
+def _factor(kernel: Kernel, target: Target) -> float:
+    """What measurements of the device made of the prices."""
+    factors = target.physics.factors
+    return target.physics.scale * factors.get(kernel.kind, 1.0) * factors.get(kernel.dtype, 1.0)
 
 
 def _fitted(kernel: Kernel, amounts: Mapping[str, float], memory: float, target: Target) -> Price:
-    scale = target.physics.scale
     total = _micros(amounts, target)
     call = _micros(target.tables.fixed(kernel), target)
     if any(name in amounts for name in INSTRUCTIONS):
-        return Price(scale * (total + memory), _bound(total - call, memory, call), counts=amounts)
+        return Price(total + memory, _bound(total - call, memory, call), counts=amounts)
     moving = min(memory, total - call)  # an estimate: the measured time does not tell computing from moving
-    return Price(scale * total, _bound(total - call - moving, moving, call), counts=amounts)
+    return Price(total, _bound(total - call - moving, moving, call), counts=amounts)
 
 
 def _bound(compute: float, memory: float, overhead: float) -> Bound:
@@ -86,10 +96,13 @@ def _efficiency(kind: str, rates: Compute) -> float:
 def _memory_us(kernel: Kernel, resident: int, target: Target) -> float:
     """Time to move a kernel's data.
 
-    Where all weights of the network exceed the cache, every inference reads them from main memory again.
+    Where all weights of the network exceed the cache, every inference reads them from main memory again. A
+    microcontroller reads them from its flash; its activations lie in SRAM, which is as fast as the core.
     """
     memory = target.memory
     main = memory.bandwidth_gbps * 1e3  # bytes per microsecond
+    if memory.sram_kib is not None:
+        return kernel.weight_bytes / main
     cached = (memory.cache_bandwidth_gbps or memory.bandwidth_gbps) * 1e3
     room = memory.cache_kib * 1024
     activations = kernel.bytes - kernel.weight_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from lpcc.cli.targets.fit import fit
 from lpcc.cli.targets.listing import listing
 from lpcc.cli.targets.measure import measure
 from lpcc.cli.targets.show import show
@@ -18,6 +19,7 @@ app = typer.Typer(
 app.command(name="list")(listing)
 app.command()(show)
 app.command()(measure)
+app.command()(fit)
 
 
 @app.callback(invoke_without_command=True)
