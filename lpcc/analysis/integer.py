@@ -16,8 +16,6 @@ from lpcc.analysis.bounds import clip_bounds
 if TYPE_CHECKING:
     from lpcc.analysis.runtimes.base import IntegerRules
 
-_CONTRACTIONS = frozenset({"Conv", "Gemm", "MatMul"})
-
 Params = tuple[object, object]
 """Scale and zero point: their values where they are constants, else the identities of their tensors."""
 
@@ -33,12 +31,13 @@ class Held:
 
 @dataclass(frozen=True)
 class Group:
-    """The nodes of one integer kernel, what it reads and writes, and its scheme (``u8s8``)."""
+    """The nodes of one integer kernel, what it reads and writes, its scheme (``u8s8``), the operator it amounts to."""
 
     nodes: tuple[gs.Node, ...]
     inputs: list[Held]
     outputs: list[Held]
     scheme: str
+    op: str
 
 
 class Integers:
@@ -66,6 +65,13 @@ class Integers:
     def holder(self, tensor: gs.Tensor) -> gs.Tensor:
         """The tensor whose buffer holds this one."""
         return self._alias.get(id(tensor), tensor)
+
+    def pass_on(self, tensor: gs.Tensor, to: gs.Tensor) -> None:
+        """Note that a node which is dropped would have passed one tensor on as another."""
+        self._alias[id(to)] = self.holder(tensor)
+        held = self._held.get(id(tensor))
+        if held is not None:
+            self._hold(to, held, self._makers[id(tensor)])
 
     def dequantizer(self, tensor: gs.Tensor) -> gs.Node:
         """The DequantizeLinear that makes a tensor which is held as integers, seen through what moves it."""
@@ -97,8 +103,14 @@ class Integers:
         self._alias[id(node.outputs[0])] = held.tensor
         return True
 
-    def group(self, node: gs.Node, op: str, constant: Callable[[gs.Tensor], bool], outputs: set[int]) -> Group | None:
-        """The integer kernel that a node becomes part of; None where it stays as it is."""
+    def group(
+        self, nodes: tuple[gs.Node, ...], op: str, constant: Callable[[gs.Tensor], bool], outputs: set[int]
+    ) -> Group | None:
+        """The integer kernel that nodes which amount to one operator become part of; None where they stay as they are.
+
+        `nodes` are one, or a matrix product and the constant bias that is added to it.
+        """
+        node = nodes[0]
         if op in self._how.moves:
             return self._move(node, op, outputs)
         listed = self._how.operators.get(op, self._how.otherwise)
@@ -121,13 +133,16 @@ class Integers:
                 return None
         if not read or any(dtype.itemsize != 1 for dtype in formats):
             return None
-        bias = edit.inp(node, 2) if op in ("Conv", "Gemm") else None
+        bias = edit.inp(node, 2) if op in ("Conv", "Gemm") and len(nodes) == 1 else None
         if bias is not None and id(bias) not in self._weights and not constant(bias):
             return None
         if len(formats) == 2 and formats[0].kind == "i" and formats[1].kind == "u":
             return None  # rejected by onnxruntime
-        scheme = rules.scheme(formats[0], formats[1] if op in ("Conv", "Gemm", "MatMul") else formats[0])
-        return self._close(node, op, read, formats[0], scheme, outputs)
+        contraction = op in ("Conv", "ConvTranspose", "Gemm", "MatMul")
+        if not contraction and len(set(formats)) > 1:
+            return None
+        scheme = rules.scheme(formats[0], formats[1] if contraction else formats[0])
+        return self._close(nodes, op, read, formats[0], scheme, outputs)
 
     def _move(self, node: gs.Node, op: str, outputs: set[int]) -> Group | None:
         """The kernel of a node that only moves data, if it runs on integers: its outputs are held like its input."""
@@ -143,41 +158,39 @@ class Integers:
         results = [Held(tensor, held.dtype, held.params) for tensor in live]
         for result in results:
             self._hold(result.tensor, result, self._makers[id(node.inputs[0])])
-        return Group((node,), [held], results, held.dtype.name)
+        return Group((node,), [held], results, held.dtype.name, op)
 
     def _quantized_alike(self, tensor: gs.Tensor, held: Held, outputs: set[int]) -> bool:
         quantize = _only_reader(tensor, outputs)
         return quantize is not None and edit.op(quantize) in rules.QUANTIZE and _params(quantize) == held.params
 
     def _close(
-        self, node: gs.Node, op: str, read: list[Held], dtype: np.dtype, scheme: str, outputs: set[int]
+        self, start: tuple[gs.Node, ...], op: str, read: list[Held], dtype: np.dtype, scheme: str, outputs: set[int]
     ) -> Group | None:
         """The group from the node to the QuantizeLinear that ends it, through an activation that this one contains."""
-        nodes = [node]
-        out = node.outputs[0]
+        nodes = list(start)
+        out = nodes[-1].outputs[0]
         quantize = self._quantized_by(out, outputs)
         if quantize is None:
             activation = _only_reader(out, outputs)
             if activation is not None and edit.op(activation) in self._how.clamps:
                 quantize = self._quantized_by(activation.outputs[0], outputs)
-                if quantize is not None and self._how.clamps_contained and not _contains(quantize, activation):
+                if quantize is not None and self._how.clamps_contained and not contains(quantize, activation):
                     quantize = None
                 nodes.append(activation)
                 out = activation.outputs[0]
         if quantize is None or _params(quantize) is None:
             if op not in self._how.float_output:
                 return None
-            return Group((node,), read, [Held(node.outputs[0], np.dtype(np.float32))], scheme)
-        if self._written(quantize) != dtype or (
-            op in _CONTRACTIONS and dtype.kind == "i" and not self._how.s8_activations
-        ):
+            return Group(start, read, [Held(start[-1].outputs[0], np.dtype(np.float32))], scheme, op)
+        if self._written(quantize) != dtype or (dtype.kind == "i" and not self._how.s8_activations):
             return None
         if quantize.inputs[0] is out:
             nodes.append(quantize)
-            return Group(tuple(nodes), read, [Held(quantize.outputs[0], dtype)], scheme)
+            return Group(tuple(nodes), read, [Held(quantize.outputs[0], dtype)], scheme, op)
         held = Held(out, dtype, _params(quantize))  # integers travel on through reshapes and the like
         self._hold(out, held, quantize)
-        return Group(tuple(nodes), read, [held], scheme)
+        return Group(tuple(nodes), read, [held], scheme, op)
 
     def _quantized_by(self, tensor: gs.Tensor, outputs: set[int]) -> gs.Node | None:
         """The QuantizeLinear that is the one reader of a tensor, directly or behind nodes that only move data."""
@@ -217,7 +230,7 @@ def _only_reader(tensor: gs.Tensor, outputs: set[int]) -> gs.Node | None:
     return reader
 
 
-def _contains(quantize: gs.Node, activation: gs.Node) -> bool:
+def contains(quantize: gs.Node, activation: gs.Node) -> bool:
     """Whether quantising clamps at least as hard as the activation before it, which then has no effect."""
     scale, zero = _params(quantize) or (None, None)
     if not isinstance(scale, float) or not isinstance(zero, int):

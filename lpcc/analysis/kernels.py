@@ -19,22 +19,18 @@ from lpcc.analysis import rules
 from lpcc.analysis.geometry import Geometry, geometry
 from lpcc.analysis.integer import Group, Held, Integers
 from lpcc.analysis.macs import CONVS, PRODUCTS, node_macs
+from lpcc.analysis.operand import Operand
 from lpcc.analysis.runtimes import Facts, Runtime, runtime_of
 from lpcc.analysis.shapes import Shapes, bind, bits, constant_of
 
-
-@dataclass(frozen=True)
-class Operand:
-    """An activation that a kernel reads or writes, in the form in which the runtime holds it."""
-
-    tensor: gs.Tensor
-    nbytes: int
+__all__ = ["Kernel", "Operand", "kernels"]
 
 
 @dataclass(frozen=True, eq=False)
 class Kernel:
     """One call into the runtime's library, for one or more nodes of the graph.
 
+    `op` is the operator that it amounts to, which may be none of the graph's (``LayerNormalization``).
     `kind` is one of ``lpcc.cost.kinds`` or ``view`` (no data is touched); `dtype` the format that it computes in,
     ``int8`` for all integer kernels, whose `scheme` tells activations and weights apart (``u8s8``). `channels` are the
     output channels of a group, which the kernel pads; 0 where that does not apply. `elements` are output elements,
@@ -43,6 +39,7 @@ class Kernel:
     is made for.
     """
 
+    op: str
     kind: str
     dtype: str
     scheme: str
@@ -76,7 +73,7 @@ def kernels(
     how = runtime_of(runtime, isa)
     walk = _Walk(graph, shapes, how, Integers(how.integer_rules()), rules.folded(graph))
     walk.run(graph)
-    return tuple(how.finish(walk.kernels, graph, shapes))
+    return tuple(how.finish(walk.kernels, graph, walk.facts))
 
 
 class _Walk:
@@ -95,6 +92,7 @@ class _Walk:
         self._waiting: dict[int, Kernel] = {}  # by the last node that they take in
 
     def run(self, graph: gs.Graph) -> None:
+        self.runtime.prepare(graph, self.facts)
         for node in graph.nodes:
             if id(node) not in self.facts.done:
                 self._visit(node)
@@ -107,7 +105,7 @@ class _Walk:
 
     def _visit(self, node: gs.Node) -> None:
         op = edit.op(node)
-        if rules.folds(node, op, self.folded):
+        if rules.folds(node, op, self.folded) or self._dropped(node):
             return
         bodies = edit.subgraphs(node)
         for body in bodies:
@@ -118,17 +116,37 @@ class _Walk:
             return
         if op in rules.QUANTIZE and self.integers.free_quantize(node):
             return
-        group = None if bodies else self.integers.group(node, op, self.facts.constant, self.facts.returned)
+        core = self.facts.groups.get(id(node), (node,))
+        known, returned = self.facts.constant, self.facts.returned
+        group = None if bodies else self.integers.group(core, self.runtime.name(core), known, returned)
         if group is not None:
-            self._integer(group, op)
+            self._integer(group)
         else:
             self._float(node, op)
 
+    def _dropped(self, node: gs.Node) -> bool:
+        """Whether a node is none by the time the network runs; where its result is one of the network's, it stays."""
+        if id(node) not in self.facts.removed or id(node.outputs[0]) in self.facts.returned:
+            return False
+        self.integers.pass_on(self.facts.removed[id(node)], node.outputs[0])
+        return True
+
+    def _ending(self, nodes: tuple[gs.Node, ...]) -> tuple[gs.Node, ...]:
+        """The nodes of a kernel with those after it that are dropped up to an output of the network."""
+        ending: list[gs.Node] = []
+        tensor = nodes[-1].outputs[0]
+        while len(tensor.outputs) == 1 and id(tensor.outputs[0]) in self.facts.removed:
+            if id(tensor) in self.facts.returned:
+                break
+            ending.append(tensor.outputs[0])
+            tensor = tensor.outputs[0].outputs[0]
+        return (*nodes, *ending) if ending and id(tensor) in self.facts.returned else nodes
+
     def _float(self, node: gs.Node, op: str) -> None:
         """A kernel on tensors as the graph has them, after the conversions that it needs."""
-        nodes = self.runtime.chain(node, op, self.facts)
-        node = self.runtime.lead(nodes, op)
-        op = edit.op(node)
+        chain = self.runtime.chain(node, op, self.facts)
+        nodes = self._ending(chain)
+        node, op = self.runtime.lead(chain), self.runtime.name(chain)
         own = {id(tensor) for member in nodes for tensor in member.outputs}
         read: list[Held] = []
         for member in nodes:
@@ -146,31 +164,38 @@ class _Walk:
                 read.append(Held(self.integers.holder(tensor), rules.dtype_of(tensor)))
         for dequantize in self.integers.weights_of(nodes):  # runs at every inference, as this is no integer kernel
             weight = Held(dequantize.outputs[0], rules.dtype_of(dequantize.outputs[0]))
-            self.kernels.append(self._kernel("dequantize", "int8", "int8", dequantize, (dequantize,), [], [weight]))
+            self.kernels.append(self._dequantize(dequantize, [], weight))
         if edit.subgraphs(node):
             read += self._returned(node)
-        written = [Held(tensor, rules.dtype_of(tensor)) for tensor in nodes[-1].outputs if tensor.name]
+        results = [t for t in nodes[-1].outputs if t.name]
+        if op == "Split":
+            results = [t for member in nodes for t in member.outputs if t.name]
+        written = [Held(tensor, rules.dtype_of(tensor)) for tensor in results]
         dtype, scheme = self.runtime.number_format(node, op, self.facts)
-        self._wait(
-            nodes, self._kernel(self.runtime.kind(node, op, self.facts), dtype, scheme, node, nodes, read, written)
-        )
+        kind = self.runtime.kind(node, op, self.facts)
+        self._wait(nodes, self._kernel(op, kind, dtype, scheme, node, nodes, read, written))
 
     def _returned(self, node: gs.Node) -> list[Held]:
         """What the nested graphs of a node return, and so hold until it has run."""
         tensors = [t for body in edit.subgraphs(node) for t in body.outputs if not self.facts.constant(t)]
         return [Held(self.integers.holder(t), rules.dtype_of(t)) for t in tensors]
 
-    def _integer(self, group: Group, op: str) -> None:
-        node = group.nodes[0]
+    def _integer(self, group: Group) -> None:
+        node, op = group.nodes[0], group.op
         members = (*group.nodes, *self.integers.weights_of(group.nodes))
         kind = self.runtime.kind(node, op, self.facts)
-        self._wait(group.nodes, self._kernel(kind, "int8", group.scheme, node, members, group.inputs, group.outputs))
+        self._wait(
+            group.nodes, self._kernel(op, kind, "int8", group.scheme, node, members, group.inputs, group.outputs)
+        )
 
     def _convert(self, tensor: gs.Tensor, held: Held) -> None:
         """A DequantizeLinear that stays: onnxruntime runs one for each reader in float."""
         node = self.integers.dequantizer(tensor)
         result = Held(tensor, rules.dtype_of(tensor))
-        self.kernels.append(self._kernel("dequantize", "int8", "int8", node, (node,), [held], [result]))
+        self.kernels.append(self._dequantize(node, [held], result))
+
+    def _dequantize(self, node: gs.Node, read: list[Held], result: Held) -> Kernel:
+        return self._kernel("DequantizeLinear", "dequantize", "int8", "int8", node, (node,), read, [result])
 
     def _wait(self, nodes: tuple[gs.Node, ...], kernel: Kernel) -> None:
         """A kernel runs where the last of its nodes stands: only there all that it reads has been made."""
@@ -179,6 +204,7 @@ class _Walk:
 
     def _kernel(
         self,
+        op: str,
         kind: str,
         dtype: str,
         scheme: str,
@@ -189,8 +215,8 @@ class _Walk:
     ) -> Kernel:
         distinct = {id(held.tensor): held for held in read}
         weights = {id(t): t for member in members for t in member.inputs if constant_of(t) is not None}
-        op = edit.op(node)
         return Kernel(
+            op=op,
             kind=kind,
             dtype=dtype,
             scheme=scheme,

@@ -1,7 +1,7 @@
-"""Where the runtime changes the layout of activations: kernels that no node of the graph stands for.
+"""Channels last: the layout of onnxruntime's integer convolutions, and the changes of layout around them.
 
-onnxruntime's integer convolutions work channels last; on x86 its float ones work on blocks of channels. Kernels that
-do not care about the order pass such a layout on; before any other one, the tensor is brought back.
+Kernels that do not care about the order pass the layout on; before any other one, the tensor is brought back. These
+changes are kernels that no node of the graph stands for.
 """
 
 from __future__ import annotations
@@ -13,93 +13,112 @@ from typing import TYPE_CHECKING
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.operand import Operand
 from lpcc.analysis.shapes import Shapes
 
 if TYPE_CHECKING:
-    from lpcc.analysis.kernels import Kernel, Operand
+    from lpcc.analysis.kernels import Kernel
 
 _CONVS = frozenset({"conv", "pointwise", "depthwise"})
-_INTEGER = frozenset({"elementwise", "activation", "pool", "concat", "copy", "quantize", "dequantize"})
-_BLOCKED = frozenset(
-    "Add Sum Mul Concat Relu LeakyRelu Sigmoid Tanh MaxPool AveragePool GlobalMaxPool GlobalAveragePool".split()  # noqa: SIM905
-)
-_BLOCK = 16  # channels
+_INDIFFERENT = frozenset({"elementwise", "activation", "concat", "copy", "resize", "quantize", "dequantize"})
+_TO_LAST, _FROM_LAST = [0, 2, 3, 1], [0, 3, 1, 2]
 
 
 def with_layout(
-    kernels: Sequence[Kernel], outputs: Sequence[gs.Tensor], shapes: Shapes, *, blocked_floats: bool
+    kernels: Sequence[Kernel], outputs: Sequence[gs.Tensor], shapes: Shapes, *, through_views: bool = False
 ) -> Iterator[Kernel]:
     """The kernels and, before those that need them, the changes of layout as kernels of kind ``transpose``.
 
-    `blocked_floats` says whether float convolutions work on blocks of channels, as they do on x86. A change bears the
-    node of the kernel that it is made for. A tensor is brought into a layout once, for all its readers; the network's
-    `outputs` are brought back.
+    A change bears the node of the kernel that it is made for. A tensor is brought into a layout once, for all its
+    readers; the network's `outputs` are brought back. A layout is passed on by what reads several such tensors, by
+    pools, and by any indifferent kernel from which the way leads to another one that needs it. A Transpose of the graph
+    that does the same anyway touches no data. With `through_views`, one right behind a Reshape does both at once.
     """
-    special: dict[int, str] = {}  # ids of tensors that are there in another layout than the graph's
+    leading = _leading(kernels, shapes)
+    transposed = {id(k.inputs[0].tensor) for k in kernels if k.op == "Transpose" and k.inputs}
+    last: set[int] = set()  # ids of tensors that are there channels last
     makers: dict[int, Kernel] = {}
-    returned = {id(tensor) for tensor in outputs}
     both: set[int] = set()  # those that were converted, and so are there in either
     for kernel in kernels:
-        if kernel.kind == "view" and not any(id(o.tensor) in special for o in kernel.inputs):
-            yield kernel
-            continue
-        wanted = _wanted(kernel, shapes, special, blocked_floats=blocked_floats)
-        if kernel.kind == "dequantize" and any(id(operand.tensor) in returned for operand in kernel.outputs):
-            wanted = ""  # brought back while it is small
-        for operand in kernel.inputs:
-            key = id(operand.tensor)
-            if special.get(key, "") != wanted and key not in both and _matters(kernel, operand, shapes, wanted):
-                both.add(key)
-                yield _change(kernel, operand, shapes)
+        ours = [o for o in kernel.inputs if id(o.tensor) in last]
+        wanted = _wanted(kernel, shapes, len(ours), leading)
+        order = edit.attr(kernel.node, "perm", []) if kernel.op == "Transpose" else []
+        if kernel.nodes and ((order == _TO_LAST and ours) or (order == _FROM_LAST and wanted)):
+            kernel = replace(kernel, kind="view")
+        elif through_views and ours and kernel.kind == "view" and id(kernel.outputs[0].tensor) in transposed:
+            pass
+        elif not order:
+            for operand in kernel.inputs:
+                key = id(operand.tensor)
+                if (key in last) != wanted and key not in both and len(shapes.of(operand.tensor) or ()) == 4:
+                    both.add(key)
+                    yield _change(kernel, operand, shapes)
         yield kernel
         if wanted:
-            special.update((id(operand.tensor), wanted) for operand in kernel.outputs)
+            last.update(id(operand.tensor) for operand in kernel.outputs)
             makers.update((id(operand.tensor), kernel) for operand in kernel.outputs)
     for tensor in outputs:
         if id(tensor) in makers and id(tensor) not in both:
             kernel = makers[id(tensor)]
-            operand = next(o for o in kernel.outputs if o.tensor is tensor)
-            if _matters(kernel, operand, shapes, ""):
-                yield _change(kernel, operand, shapes)
+            yield _change(kernel, next(o for o in kernel.outputs if o.tensor is tensor), shapes)
 
 
-def _wanted(kernel: Kernel, shapes: Shapes, special: dict[int, str], *, blocked_floats: bool) -> str:
-    """The layout that a kernel works in; empty for the graph's own."""
-    integer = kernel.dtype == "int8"
-    if not kernel.outputs or len(shapes.of(kernel.outputs[0].tensor) or ()) != 4:
-        return ""
-    if kernel.kind in _CONVS:
-        if integer:
-            return "last"
-        fixed = _is_fixed(kernel.node.inputs[1])
-        return "blocked" if blocked_floats and fixed and kernel.channels >= _BLOCK else ""
-    layouts = {special.get(id(operand.tensor), "") for operand in kernel.inputs}
-    if len(layouts) != 1:
-        return ""
-    layout = layouts.pop()
-    if layout == "last":
-        return layout if kernel.kind in _INTEGER else ""
-    op = edit.op(kernel.node)
-    plain = op in _BLOCKED and not any(_is_fixed(tensor) for tensor in kernel.node.inputs)
-    return layout if plain else ""
+def _leading(kernels: Sequence[Kernel], shapes: Shapes) -> set[int]:
+    """Ids of tensors from which the way leads, through indifferent kernels, to one that needs channels last."""
+    found: set[int] = set()
+    for kernel in reversed(kernels):
+        order = edit.attr(kernel.node, "perm", []) if kernel.op == "Transpose" else []
+        needs = _is_conv(kernel) or order == _TO_LAST
+        passes = _is_indifferent(kernel, shapes) and any(id(o.tensor) in found for o in kernel.outputs)
+        if needs or passes:
+            found.update(id(o.tensor) for o in kernel.inputs)
+    return found
 
 
-def _is_fixed(tensor: gs.Tensor) -> bool:
-    """Whether a tensor is known when the runtime loads the model: only then does it reorder weights."""
-    return isinstance(tensor, gs.Constant) or any(edit.op(maker) == "Constant" for maker in tensor.inputs)
-
-
-def _matters(kernel: Kernel, operand: Operand, shapes: Shapes, wanted: str) -> bool:
-    """Whether an operand must be in the layout: not if it has no room to differ, or is an image read as it is."""
-    shape = shapes.of(operand.tensor) or ()
-    if len(shape) != 4 or shape[2] * shape[3] == 1:
+def _wanted(kernel: Kernel, shapes: Shapes, read: int, leading: set[int]) -> bool:
+    """Whether a kernel, of whose inputs `read` are there channels last, works so."""
+    if _is_conv(kernel):
+        return len(shapes.of(kernel.outputs[0].tensor) or ()) == 4
+    leads = any(id(o.tensor) in leading for o in kernel.outputs)
+    if kernel.op == "Transpose":
+        return leads and edit.attr(kernel.node, "perm", []) == _FROM_LAST
+    if read == 0 or read < len(kernel.inputs) or not _is_indifferent(kernel, shapes):
         return False
-    return not (wanted == "blocked" and kernel.kind in _CONVS and shape[1] < _BLOCK)
+    return read > 1 or kernel.kind == "pool" or leads
+
+
+def _is_conv(kernel: Kernel) -> bool:
+    return kernel.kind in _CONVS and kernel.dtype == "int8"
+
+
+def _is_indifferent(kernel: Kernel, shapes: Shapes) -> bool:
+    if not kernel.outputs or len(shapes.of(kernel.outputs[0].tensor) or ()) != 4:
+        return False
+    if kernel.kind == "pool":
+        return kernel.dtype == "int8"
+    return kernel.kind in _INDIFFERENT and kernel.op != "Gather"
+
+
+def view(kernel: Kernel, operand: Operand) -> Kernel:
+    """A Reshape that the runtime puts beside a kernel; no data is touched."""
+    return replace(
+        kernel,
+        op="Reshape",
+        kind="view",
+        nodes=(),
+        inputs=(operand,),
+        outputs=(operand,),
+        weight_bytes=0,
+        macs=0,
+        channels=0,
+        elements=0,
+    )
 
 
 def _change(kernel: Kernel, operand: Operand, shapes: Shapes) -> Kernel:
     return replace(
         kernel,
+        op="Transpose",
         kind="transpose",
         nodes=(),
         inputs=(operand,),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
-from lpcc.analysis.runtimes.base import Facts, IntegerRules, Runtime
+from lpcc.analysis.runtimes.base import Facts, IntegerRules, MemoryRules, Runtime
 from lpcc.analysis.runtimes.fusions import conv_chain, gemm_chain
 from lpcc.analysis.runtimes.onnxruntime import MOVES, PASSES_ON
-from lpcc.analysis.shapes import Shapes
 
 if TYPE_CHECKING:
     from lpcc.analysis.kernels import Kernel
@@ -38,7 +37,11 @@ class Accelerator(Runtime):
             return conv_chain(node, facts, residual=True)
         return gemm_chain(node, op, facts)
 
-    def finish(self, kernels: Iterable[Kernel], graph: gs.Graph, shapes: Shapes) -> Iterator[Kernel]:  # noqa: ARG002
+    def memory_rules(self) -> MemoryRules:
+        """What its own compiler is free to do."""
+        return MemoryRules(overwrites_inputs=True, reorders=True)
+
+    def finish(self, kernels: Sequence[Kernel], graph: gs.Graph, facts: Facts) -> Iterator[Kernel]:  # noqa: ARG002
         """Conversions move no data: they are views."""
         for kernel in kernels:
             yield replace(kernel, kind="view") if kernel.kind in ("quantize", "dequantize") else kernel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ class IntegerRules:
     integers travel through these even if no QuantizeLinear follows. `moves`: these run on integers where input and
     output are quantised alike. `float_output`: their kernel may also write float. `clamps`: activations that the
     requantisation before a QuantizeLinear may take in; if `clamps_contained`, only where that QuantizeLinear clamps at
-    least as hard. `s8_activations`: whether matrix kernels read and write s8. `s8_to_u8`: whether Q/DQ pairs in s8 with
+    least as hard. `s8_activations`: whether integer kernels write s8. `s8_to_u8`: whether Q/DQ pairs in s8 with
     one reader are turned into u8.
     """
 
@@ -54,7 +54,7 @@ class MemoryRules:
     the file. Offsets are multiples of `alignment` bytes.
     """
 
-    in_place: frozenset[str] = frozenset()
+    in_place: frozenset[str] = frozenset({"elementwise", "activation"})
     overwrites_inputs: bool = False
     pools_in_conv: bool = False
     reorders: bool = False
@@ -66,7 +66,10 @@ class Facts:
     """What the rules of a runtime may ask about the graph that the walk is in.
 
     `folded` and `returned` hold ids: of tensors that are constants by the time the network runs, and of the graph's
-    outputs. `integers` knows which tensors are held as integers by now.
+    outputs. `integers` knows which tensors are held as integers by now, `done` the nodes that kernels have taken in.
+    `removed` has the nodes that the runtime drops, each with the tensor that stands for its result; `shared` tensors
+    that stand for others' results too, `groups` nodes that are recognised as one operator, by each of them. All three
+    go by id; `Runtime.prepare` fills them.
     """
 
     shapes: Shapes
@@ -74,6 +77,9 @@ class Facts:
     returned: set[int]
     integers: Integers
     done: set[int] = field(default_factory=set)
+    removed: dict[int, gs.Tensor] = field(default_factory=dict)
+    shared: set[int] = field(default_factory=set)
+    groups: dict[int, tuple[gs.Node, ...]] = field(default_factory=dict)
 
     def constant(self, tensor: gs.Tensor) -> bool:
         """Whether a tensor is known before the network runs."""
@@ -85,10 +91,14 @@ class Facts:
 
     def reader(self, tensor: gs.Tensor) -> gs.Node | None:
         """The one reader of a tensor that is no output of the graph; None if another kernel has taken it in."""
-        if len(tensor.outputs) != 1 or id(tensor) in self.returned or id(tensor.outputs[0]) in self.done:
-            return None
-        reader: gs.Node = tensor.outputs[0]
-        return reader
+        while len(tensor.outputs) == 1 and id(tensor) not in self.returned and id(tensor) not in self.shared:
+            if id(tensor.outputs[0]) in self.done:
+                return None
+            reader: gs.Node = tensor.outputs[0]
+            if id(reader) not in self.removed:
+                return reader
+            tensor = reader.outputs[0]
+        return None
 
     def after(self, chain: Iterable[gs.Node]) -> gs.Node | None:
         """The one reader of what the last node of a chain makes."""
@@ -105,20 +115,27 @@ class Runtime:
 
     isa: frozenset[str] = frozenset()
 
+    def prepare(self, graph: gs.Graph, facts: Facts) -> None:
+        """Note in `facts` what the runtime drops and recognises in a graph, without its subgraphs."""
+
     def integer_rules(self) -> IntegerRules:
         """How Q/DQ are read."""
         return IntegerRules(operators={})
 
     def chain(self, node: gs.Node, op: str, facts: Facts) -> tuple[gs.Node, ...]:  # noqa: ARG002
-        """A node and those that run in the same kernel on floats, in order of execution; the last one makes the result.
+        """A node and those that run in the same kernel on floats, in order; the last one makes the result.
 
         `node` is the first of them in the graph that no kernel has taken in.
         """
         return (node,)
 
-    def lead(self, chain: tuple[gs.Node, ...], op: str) -> gs.Node:  # noqa: ARG002
-        """The node of a chain that gives the kernel its kind, its multiply-accumulates and its name."""
+    def lead(self, chain: tuple[gs.Node, ...]) -> gs.Node:
+        """The node of a chain that gives the kernel its shape, its multiply-accumulates and its name in reports."""
         return chain[0]
+
+    def name(self, chain: tuple[gs.Node, ...]) -> str:
+        """The operator that a chain amounts to, which gives the kernel its kind; domains other than ONNX's in front."""
+        return edit.op(self.lead(chain))
 
     def kind(self, node: gs.Node, op: str, facts: Facts) -> str:
         """Kernel kind, one of ``lpcc.cost.kinds`` or ``view``: the algorithm that is chosen for a node's shapes."""
@@ -151,7 +168,7 @@ class Runtime:
         """Bytes of memory that a kernel needs beside its inputs and outputs while it runs."""
         return 0
 
-    def finish(self, kernels: Iterable[Kernel], graph: gs.Graph, shapes: Shapes) -> Iterable[Kernel]:  # noqa: ARG002
+    def finish(self, kernels: Sequence[Kernel], graph: gs.Graph, facts: Facts) -> Iterable[Kernel]:  # noqa: ARG002
         """The kernels of the whole graph after what is done once they are all known: changes of layout."""
         return kernels
 

@@ -40,8 +40,13 @@ def with_activation(
 ) -> tuple[gs.Node, ...]:
     """A chain and the activation after it, if that is one of these, with known bounds."""
     after = facts.after(chain)
-    fits = after is not None and edit.op(after) in activations and bounds_known(after, facts)
-    return (*chain, after) if fits else chain
+    if after is None or edit.op(after) not in activations or not bounds_known(after, facts):
+        return chain
+    if edit.op(after) == "Relu" and "Clip" in activations:  # two clampings are one
+        clip = facts.after([after])
+        if clip is not None and edit.op(clip) == "Clip" and bounds_known(clip, facts):
+            return (*chain, after, clip)
+    return (*chain, after)
 
 
 def gemm_chain(node: gs.Node, op: str, facts: Facts) -> tuple[gs.Node, ...]:
@@ -62,11 +67,13 @@ def is_affine(node: gs.Node, facts: Facts) -> bool:
         return all(facts.constant(t) for t in node.inputs[1:]) and not edit.attr(node, "training_mode", 0)
     if op not in ("Mul", "Add"):
         return False
-    constants = [t for t in node.inputs if isinstance(t, gs.Constant)]
+    constants = [t for t in node.inputs if facts.constant(t)]
     shape = facts.shapes.of(node.outputs[0])
     if len(constants) != 1 or shape is None or len(shape) < 3:
         return False
-    mine = tuple(constants[0].shape)
+    mine = facts.shapes.of(constants[0])
+    if op == "Mul" and mine is not None and all(dim == 1 for dim in mine):
+        return True
     wanted = (shape[1], *[1] * (len(shape) - 2))
     return mine in (wanted, (1, *wanted))
 
@@ -87,3 +94,19 @@ def same_shape(node: gs.Node, shapes: Shapes) -> bool:
 def bounds_known(node: gs.Node, facts: Facts) -> bool:
     """Whether an activation is no Clip, or one with constant bounds."""
     return edit.op(node) != "Clip" or all(t.name == "" or facts.constant(t) for t in node.inputs[1:])
+
+
+def pads_window(pad: gs.Node, after: gs.Node, facts: Facts) -> bool:
+    """Whether a Pad adds zeros around images for a convolution or pool, which can do that by itself."""
+    if edit.op(after) not in ("Conv", "MaxPool", "AveragePool") or edit.attr(pad, "mode", "constant") != "constant":
+        return False
+    given = edit.inp(pad, 1)
+    pads = edit.attr(pad, "pads", None) if given is None else edit.const(given)
+    value = (
+        edit.attr(pad, "value", 0.0) if len(pad.inputs) < 3 or not pad.inputs[2].name else edit.scalar(pad.inputs[2])
+    )
+    if pads is None or value != 0 or len(pad.inputs) > 3 or edit.attr(after, "auto_pad", "NOTSET") != "NOTSET":
+        return False
+    half = len(pads) // 2
+    image = [*pads[2:half], *pads[half + 2 :]]
+    return all(size >= 0 for size in image) and sum(map(abs, pads)) == sum(image) and facts.after([pad]) is after
