@@ -20,6 +20,7 @@ from lpcc.passes.normalize import (
     RecogniseLayerNorm,
     RemoveNoops,
     ResolveShapes,
+    Schedule,
 )
 from lpcc.passes.quantize import Quantize
 from lpcc.pipeline import Pass
@@ -43,6 +44,7 @@ __all__ = [
     "RecogniseLayerNorm",
     "RemoveNoops",
     "ResolveShapes",
+    "Schedule",
 ]
 
 BUILTIN: Final[tuple[type[Pass], ...]] = (
@@ -61,6 +63,7 @@ BUILTIN: Final[tuple[type[Pass], ...]] = (
     RecogniseChannelShuffle,
     EliminateCommon,
     EliminateDeadCode,
+    Schedule,
     Quantize,
 )
 """All of them, in the order in which `lpcc passes` lists them."""

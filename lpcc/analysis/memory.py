@@ -68,9 +68,10 @@ class Memory:
         top = max(self.moments, key=lambda moment: moment.alive, default=None)
         return None if top is None else self.steps[top.step]
 
-    def held(self, step: int) -> tuple[tuple[str, int], ...]:
-        """Names and bytes of the buffers in use while kernel `step` runs, the largest first."""
-        at = self.order.index(step)
+    @property
+    def peak_tensors(self) -> tuple[tuple[str, int], ...]:
+        """Names and bytes of what is in use at the peak, the largest first; what may overlap is counted twice."""
+        at = max(range(len(self.series)), key=self.series.__getitem__, default=0)
         found = [(name, block.size) for name, block in self._blocks if block.first <= at <= block.last]
         return tuple(sorted(found, key=lambda pair: -pair[1]))
 

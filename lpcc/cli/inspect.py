@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lpcc.cli import options
 from lpcc.cli.terminal import Terminal
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from lpcc.report import Figures
     from lpcc.target import Target
 
+_NAMED = 3
+"""Tensors of the peak that are named."""
+
 
 def inspect(
     model: options.Model,
@@ -26,7 +30,8 @@ def inspect(
 ) -> None:
     """Say what a model costs on a target, layer by layer.
 
-    MACs, bytes, predicted time and energy, and what the time comes from most: compute, memory or overhead.
+    MACs, bytes, predicted time and energy, and what the time comes from most: compute, memory or overhead; memory
+    over time, its peak, and whether the target's memories suffice.
     A layer is what the target's runtime runs as one kernel: a convolution with the activation that it takes in.
     """
     sizes = options.sizes(dim)
@@ -55,6 +60,7 @@ def inspect(
             "total": to_plain(total),
             "layers": to_plain(cost.layers),
             "peak_layer": cost.peak_layer,
+            "memory": _memory(cost),
             "notes": [*cost.assumptions, *cost.warnings],
         }
     )
@@ -109,12 +115,73 @@ def _lines(model: str, target: Target, cost: Cost, total: Figures, width: int) -
         f"{units.count(total.macs)} MACs, "
         f"{units.size(total.weight_bytes)} of weights, file {units.size(total.file_bytes)}"
     )
-    peak = units.size(total.peak_activation_bytes)
     yield f"predicted: {units.ms(total.latency_ms)}, {units.mj(total.energy_mj)} per run"
-    yield f"peak of activations: {peak} at {cost.peak_layer}"
+    yield from _chart(cost, width)
+    for text in (_peak(cost), _use(target, cost)):
+        yield from textwrap.wrap(text, width, subsequent_indent="  ")
     yield from ((f"warning: {text}", "yellow") for text in cost.warnings)
-    for text in (*cost.assumptions, _trust(target)):
+    for text in (*_order(cost), *cost.assumptions, _trust(target)):
         yield from textwrap.wrap(f"note: {text}", width, subsequent_indent="  ")
+
+
+def _memory(cost: Cost) -> dict[str, Any]:
+    """The keys of `memory` in the JSON form."""
+    return {
+        "peak_bytes": cost.peak_activation_bytes,
+        "peak_tensors": [{"name": name, "bytes": size} for name, size in cost.peak_tensors],
+        "best_peak_bytes": cost.best_peak_bytes,
+        "least_peak_bytes": cost.least_peak_bytes,
+        "arena_bytes": cost.arena_bytes,
+        "ram_bytes": cost.ram_bytes,
+        "flash_bytes": cost.flash_bytes,
+        "series": [{"layer": name, "bytes": alive} for name, alive in cost.memory],
+    }
+
+
+def _chart(cost: Cost, width: int) -> Iterator[str]:
+    """Memory over time: a column for each kernel, or for several where they are too many."""
+    from lpcc.report import units
+    from lpcc.report.chart import chart
+
+    if not (sys.stdout.encoding or "").lower().startswith("utf"):
+        return
+    top = units.size(cost.peak_activation_bytes)
+    for row, line in enumerate(chart([alive for _, alive in cost.memory], width - len(top) - 1)):
+        yield f"{top if row == 0 else '':{len(top)}} {line}".rstrip()
+
+
+def _peak(cost: Cost) -> str:
+    from lpcc.report import units
+
+    held = [f"{name} {units.size(size)}" for name, size in cost.peak_tensors[:_NAMED]]
+    more = len(cost.peak_tensors) - _NAMED
+    named = ", ".join([*held, f"{more} more"] if more > 0 else held)
+    return f"peak of activations: {units.size(cost.peak_activation_bytes)} at {cost.peak_layer} ({named})"
+
+
+def _use(target: Target, cost: Cost) -> str:
+    """Use of the target's memories, of which a microcontroller has only so much."""
+    from lpcc.report import units
+
+    memory = target.memory
+
+    def of(used: int, limit: int | None) -> str:
+        return units.size(used) if limit is None else f"{units.size(used)} of {units.size(limit * 1024)}"
+
+    flash = "" if memory.flash_kib is None else f", flash {of(cost.flash_bytes, memory.flash_kib)} for weights and code"
+    return f"arena of activations: {units.size(cost.arena_bytes)}; RAM {of(cost.ram_bytes, memory.sram_kib)}{flash}"
+
+
+def _order(cost: Cost) -> Iterator[str]:
+    """What another order of execution would gain."""
+    from lpcc.report import units
+
+    now, best = cost.peak_activation_bytes, cost.best_peak_bytes
+    if best < now:
+        yield (
+            f"another order of execution needs {100 * (now - best) / now:.0f} % less: {units.size(best)} in place of "
+            f"{units.size(now)} (pass `schedule`)"
+        )
 
 
 def _trust(target: Target) -> str:

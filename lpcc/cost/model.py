@@ -58,8 +58,8 @@ class LayerCost:
 class Cost:
     """Cost of one inference.
 
-    `peak_activation_bytes` are alive while layer `peak_layer` runs; laid out in one block, without moving any, they
-    take `arena_bytes`. `memory` pairs each kernel, in the order in which they run, with the bytes alive meanwhile.
+    `peak_activation_bytes` are alive while layer `peak_layer` runs, those of `peak_tensors`; laid out in one block,
+    without moving any, activations take `arena_bytes`. `memory` pairs each kernel, in the order in which they run, with the bytes alive meanwhile.
     `best_peak_bytes` is the peak in the best order of execution that was found, `least_peak_bytes` one that no order
     comes below. `ram_bytes` are the arena, what the runtime itself needs and, where the target has no flash for them,
     the weights; `flash_bytes` the weights and the code. `assumptions` says what was assumed about open dimensions,
@@ -80,6 +80,7 @@ class Cost:
     parameters: int
     layers: tuple[LayerCost, ...]
     memory: tuple[tuple[str, int], ...] = ()
+    peak_tensors: tuple[tuple[str, int], ...] = ()
     assumptions: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
@@ -122,6 +123,7 @@ class CostModel:
             parameters=parameters(graph),
             layers=layers,
             memory=tuple((layers[moment.step].name, moment.alive) for moment in used.moments),
+            peak_tensors=used.peak_tensors,
             assumptions=tuple(assumptions),
             warnings=misfits(self.target, ram, flash, peak_layer),
         )

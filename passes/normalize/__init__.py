@@ -17,6 +17,7 @@ from lpcc.passes.normalize.recognise_channel_shuffle import RecogniseChannelShuf
 from lpcc.passes.normalize.recognise_layer_norm import RecogniseLayerNorm
 from lpcc.passes.normalize.remove_noops import RemoveNoops
 from lpcc.passes.normalize.resolve_shapes import ResolveShapes
+from lpcc.passes.normalize.schedule import Schedule
 
 __all__ = [
     "EliminateCommon",
@@ -34,4 +35,5 @@ __all__ = [
     "RecogniseLayerNorm",
     "RemoveNoops",
     "ResolveShapes",
+    "Schedule",
 ]
