@@ -1,0 +1,1 @@
+"""Microcontrollers: instructions of CMSIS-NN counted under an emulator, and what they cost on measured boards."""
