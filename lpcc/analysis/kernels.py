@@ -35,8 +35,8 @@ class Kernel:
     ``int8`` for all integer kernels, whose `scheme` tells activations and weights apart (``u8s8``). `channels` are the
     output channels of a group, which the kernel pads; 0 where that does not apply. `elements` are output elements,
     times the window for pooling; input elements for reductions. `geometry` are its loop bounds. `inner` is how deep
-    in nested graphs it is. A change of layout that the runtime puts in has no `nodes`; its `node` is the one that it
-    is made for.
+    in nested graphs it is, `blocked` whether it works on blocks of channels. A change of layout that the runtime puts
+    in has no `nodes`; its `node` is the one that it is made for.
     """
 
     op: str
@@ -53,6 +53,7 @@ class Kernel:
     elements: int
     geometry: Geometry = Geometry()  # noqa: RUF009 - frozen
     inner: int = 0
+    blocked: bool = False
 
     @property
     def bytes(self) -> int:

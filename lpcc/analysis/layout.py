@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.geometry import Geometry
 from lpcc.analysis.operand import Operand
 from lpcc.analysis.shapes import Shapes
 
@@ -116,6 +117,7 @@ def view(kernel: Kernel, operand: Operand) -> Kernel:
 
 
 def _change(kernel: Kernel, operand: Operand, shapes: Shapes) -> Kernel:
+    count = shapes.elements(operand.tensor)
     return replace(
         kernel,
         op="Transpose",
@@ -126,5 +128,6 @@ def _change(kernel: Kernel, operand: Operand, shapes: Shapes) -> Kernel:
         weight_bytes=0,
         macs=0,
         channels=0,
-        elements=shapes.elements(operand.tensor),
+        elements=count,
+        geometry=Geometry(groups=count),
     )

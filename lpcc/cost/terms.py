@@ -11,6 +11,7 @@ A factor is one of
     [q=3] [q>3] [q<3]   1 if so, else 0; several: [kw=3&sw=1]
     ![kw=3&sw=1]    0 if so, else 1
     is(Sigmoid)     1 if that is the kernel's main operator, else 0
+    runs(Gelu)      1 if that is what the runtime calls the kernel, else 0
     has(Relu)       1 if the kernel takes in a node of that operator besides its main one, else 0
 """
 
@@ -51,6 +52,7 @@ QUANTITIES: Mapping[str, Factor] = MappingProxyType(
         "output_bytes": lambda kernel: float(sum(o.nbytes for o in kernel.outputs)),
         "inputs": lambda kernel: float(len(kernel.inputs)),
         "outputs": lambda kernel: float(len(kernel.outputs)),
+        "blocked": lambda kernel: float(kernel.blocked),
         "inner": lambda kernel: float(max(0, kernel.geometry.ow - kernel.geometry.kw + 1)),
         **{name: _bound(name) for name in (*_BOUNDS, *_DERIVED)},
     }
@@ -62,7 +64,7 @@ _NAME = re.compile(r"[a-z_]+")
 _BLOCK = re.compile(r"(ceil|floor)\(([a-z_]+)/([1-9][0-9]*)\)|(mod|part|blocks)\(([a-z_]+),([1-9][0-9]*)\)")
 _CONDITION = re.compile(r"(!?)\[([^\[\]]+)\]")
 _COMPARISON = re.compile(r"([a-z_]+)([=<>])([0-9]+)")
-_OPERATOR = re.compile(r"(is|has)\(([A-Za-z0-9_]+)\)")
+_OPERATOR = re.compile(r"(is|has|runs)\(([A-Za-z0-9_]+)\)")
 _COMPARE = {"=": operator.eq, "<": operator.lt, ">": operator.gt}
 
 
@@ -96,8 +98,8 @@ def _factor(text: str) -> Factor:
     if match := _CONDITION.fullmatch(text):
         return _condition(match[2], negated=match[1] == "!")
     if match := _OPERATOR.fullmatch(text):
-        return _is(match[2]) if match[1] == "is" else _has(match[2])
-    known = "q, ceil(q/8), floor(q/8), mod(q,8), part(q,8), blocks(q,4), [q=3], [q>3], ![q<3], is(Op), has(Op)"
+        return {"is": _is, "has": _has, "runs": _runs}[match[1]](match[2])
+    known = "q, ceil(q/8), floor(q/8), mod(q,8), part(q,8), blocks(q,4), [q=3], [q>3], ![q<3], is(Op), has(Op), runs(Op)"
     raise ValueError(f"factor `{text}` is none of: {known}")
 
 
@@ -134,6 +136,10 @@ def _comparison(text: str) -> Callable[[Kernel], bool]:
 
 def _is(op: str) -> Factor:
     return lambda kernel: float(_name(kernel.node) == op)
+
+
+def _runs(op: str) -> Factor:
+    return lambda kernel: float(kernel.op.split("::")[-1] == op)
 
 
 def _has(op: str) -> Factor:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.geometry import Geometry
 from lpcc.analysis.layout import view
 from lpcc.analysis.runtimes.base import Facts
 from lpcc.analysis.runtimes.sums import Stated, has_activation, has_sum, merged
@@ -81,7 +82,9 @@ class _Blocks:
                 if maker is not None:
                     operand = next(o for o in maker.outputs if o.tensor is tensor)
                     self._out.append(_reorder(maker, operand, self._shapes, "ReorderOutput"))
-        return [kernel for kernel in self._out if kernel is not None]
+        found = [replace(k, blocked=id(k) in self.blocked) for k in self._out if k is not None]
+        self.blocked = {id(kernel) for kernel in found if kernel.blocked}
+        return found
 
     def _plain(self, kernel: Kernel) -> None:
         self._bring_back(kernel, kernel.inputs)
@@ -263,6 +266,7 @@ def _permutes(kernel: Kernel, order: list[int]) -> bool:
 
 
 def _reorder(kernel: Kernel, operand: Operand, shapes: Shapes, op: str, instead: Kernel | None = None) -> Kernel:
+    count = shapes.elements(operand.tensor)
     return replace(
         instead or kernel,
         op=op,
@@ -273,5 +277,6 @@ def _reorder(kernel: Kernel, operand: Operand, shapes: Shapes, op: str, instead:
         weight_bytes=0,
         macs=0,
         channels=0,
-        elements=shapes.elements(operand.tensor),
+        elements=count,
+        geometry=Geometry(groups=count),
     )

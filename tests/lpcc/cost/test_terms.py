@@ -14,6 +14,8 @@ KERNEL = SimpleNamespace(
     weight_bytes=100,
     inputs=(SimpleNamespace(nbytes=200),),
     outputs=(SimpleNamespace(nbytes=90), SimpleNamespace(nbytes=10)),
+    op="com.microsoft::QuickGelu",
+    blocked=True,
     geometry=Geometry(batch=2, groups=3, cin=5, cout=18, kh=3, kw=1, sh=2, oh=7, ow=3),
 )
 
@@ -23,6 +25,9 @@ KERNEL = SimpleNamespace(
     [
         ("one", 1),
         ("macs", 1000),
+        ("runs(QuickGelu)*macs", 1000),
+        ("runs(Gelu)", 0),
+        ("[blocked=1]*macs", 1000),
         ("input_bytes*outputs", 400),
         ("output_bytes", 100),
         ("rows", 42),
