@@ -6,9 +6,8 @@ A factor is one of
     ceil(q/8)       blocks of 8 that hold it, the last one perhaps not full
     floor(q/8)      full blocks of 8
     mod(q,8)        what is left over after the full blocks
-    part(q,8)       1 if anything is left over, else 0
     blocks(q,4)     blocks of 4, 2 and 1 that add up to q
-    [q=3] [q>3] [q<3]   1 if so, else 0; several: [kw=3&sw=1]
+    [q=3] [q>3] [q<3] [q%8=0]   1 if so, else 0; several: [kw=3&sw=1]
     ![kw=3&sw=1]    0 if so, else 1
     is(Sigmoid)     1 if that is the kernel's main operator, else 0
     runs(Gelu)      1 if that is what the runtime calls the kernel, else 0
@@ -53,17 +52,15 @@ QUANTITIES: Mapping[str, Factor] = MappingProxyType(
         "inputs": lambda kernel: float(len(kernel.inputs)),
         "outputs": lambda kernel: float(len(kernel.outputs)),
         "blocked": lambda kernel: float(kernel.blocked),
-        "inner": lambda kernel: float(max(0, kernel.geometry.ow - kernel.geometry.kw + 1)),
         **{name: _bound(name) for name in (*_BOUNDS, *_DERIVED)},
     }
 )
-"""Numbers of a kernel that a term may use: its work, its data, its `lpcc.analysis.geometry.Geometry`, ``one``, and
-``inner``: columns of the output whose window stays inside the input if that is padded to keep its size."""
+"""Numbers of a kernel that a term may use: its work, its data, its `lpcc.analysis.geometry.Geometry`, and ``one``."""
 
 _NAME = re.compile(r"[a-z_]+")
-_BLOCK = re.compile(r"(ceil|floor)\(([a-z_]+)/([1-9][0-9]*)\)|(mod|part|blocks)\(([a-z_]+),([1-9][0-9]*)\)")
+_BLOCK = re.compile(r"(ceil|floor)\(([a-z_]+)/([1-9][0-9]*)\)|(mod|blocks)\(([a-z_]+),([1-9][0-9]*)\)")
 _CONDITION = re.compile(r"(!?)\[([^\[\]]+)\]")
-_COMPARISON = re.compile(r"([a-z_]+)([=<>])([0-9]+)")
+_COMPARISON = re.compile(r"([a-z_]+)(?:%([1-9][0-9]*))?([=<>])([0-9]+)")
 _OPERATOR = re.compile(r"(is|has|runs)\(([A-Za-z0-9_]+)\)")
 _COMPARE = {"=": operator.eq, "<": operator.lt, ">": operator.gt}
 
@@ -99,7 +96,7 @@ def _factor(text: str) -> Factor:
         return _condition(match[2], negated=match[1] == "!")
     if match := _OPERATOR.fullmatch(text):
         return {"is": _is, "has": _has, "runs": _runs}[match[1]](match[2])
-    known = "q, ceil(q/8), floor(q/8), mod(q,8), part(q,8), blocks(q,4), [q=3], [q>3], ![q<3], is(Op), has(Op), runs(Op)"
+    known = "q, ceil(q/8), floor(q/8), mod(q,8), blocks(q,4), [q=3], ![q<3], [q%8=0], is(Op), has(Op), runs(Op)"
     raise ValueError(f"factor `{text}` is none of: {known}")
 
 
@@ -114,8 +111,6 @@ def _block(word: str, quantity: Factor, size: int) -> Factor:
         return lambda kernel: float(-(-quantity(kernel) // size))
     if word == "floor":
         return lambda kernel: float(quantity(kernel) // size)
-    if word == "part":
-        return lambda kernel: float(quantity(kernel) % size > 0)
     if word == "blocks":
         return lambda kernel: float(quantity(kernel) // size + (int(quantity(kernel)) % size).bit_count())
     return lambda kernel: float(quantity(kernel) % size)
@@ -129,8 +124,11 @@ def _condition(text: str, *, negated: bool) -> Factor:
 def _comparison(text: str) -> Callable[[Kernel], bool]:
     match = _COMPARISON.fullmatch(text)
     if not match:
-        raise ValueError(f"condition `{text}` is none of: q=3, q>3, q<3")
-    quantity, holds, limit = _quantity(match[1]), _COMPARE[match[2]], int(match[3])
+        raise ValueError(f"condition `{text}` is none of: q=3, q>3, q<3, q%8=0")
+    quantity, holds, limit = _quantity(match[1]), _COMPARE[match[3]], int(match[4])
+    if match[2]:
+        size = int(match[2])
+        return lambda kernel: bool(holds(quantity(kernel) % size, limit))
     return lambda kernel: bool(holds(quantity(kernel), limit))
 
 
