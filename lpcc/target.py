@@ -16,20 +16,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from lpcc.cost.footprint import Footprint
+from lpcc.cost.datapath import Datapath
+from lpcc.cost.eie import Eie
+from lpcc.cost.ethos_u import EthosU
 from lpcc.cost.kinds import ELEMENT_KINDS, FORMATS, INSTRUCTIONS, MAC_KINDS
 from lpcc.cost.machine import Machine
 from lpcc.cost.processor import Processor
+from lpcc.cost.row_stationary import RowStationary
 from lpcc.cost.table import KernelTable
 from lpcc.errors import UsageError
 from lpcc.schema import Bound, Names, build, unknown
 
-Runtime = Literal["onnxruntime", "ncnn", "tflite", "cmsis-nn", "x-cube-ai", "none"]
+Runtime = Literal["onnxruntime", "ncnn", "tflite", "cmsis-nn", "x-cube-ai", "vela", "none"]
 """Whose kernels run the network (``lpcc.analysis.runtimes``); ``none``: an accelerator with its own compiler."""
 
 Positive = Annotated[float, Bound(above=0)]
 NonNegative = Annotated[float, Bound(least=0)]
 Count = Annotated[int, Bound(above=0)]
-RuntimeName = Literal["onnxruntime", "ncnn", "tflite", "cmsis-nn", "x-cube-ai", "none"]
+RuntimeName = Literal["onnxruntime", "ncnn", "tflite", "cmsis-nn", "x-cube-ai", "vela", "none"]
 MacKind = Annotated[str, Names(MAC_KINDS)]
 ElementKind = Annotated[str, Names(ELEMENT_KINDS)]
 Format = Annotated[str, Names(FORMATS)]
@@ -167,6 +171,10 @@ class Target:
     pipeline: str = "exact,quantize"
     energy: Energy = field(default_factory=Energy)
     int8: Int8 | None = None
+    ethos_u: EthosU | None = None
+    row_stationary: RowStationary | None = None
+    eie: Eie | None = None
+    datapath: Datapath | None = None
     tables: KernelTable = field(default_factory=KernelTable)
     sources: Mapping[str, str] = field(default_factory=dict, repr=False)
     is_host: bool = False
@@ -174,7 +182,7 @@ class Target:
     @property
     def machine(self) -> Machine:
         """What prices this target's kernels."""
-        return Processor()
+        return self.ethos_u or self.row_stationary or self.eie or self.datapath or Processor()
 
     @staticmethod
     def load(name_or_path: str | Path) -> Target:

@@ -10,6 +10,7 @@ from lpcc.analysis.runtimes.cmsis_nn import CmsisNn
 from lpcc.analysis.runtimes.ncnn import Ncnn
 from lpcc.analysis.runtimes.onnxruntime import OnnxRuntime
 from lpcc.analysis.runtimes.tflite import Tflite
+from lpcc.analysis.runtimes.vela import Vela
 from lpcc.analysis.runtimes.x_cube_ai import XCubeAi
 
 __all__ = ["RUNTIMES", "Facts", "IntegerRules", "MemoryRules", "Runtime", "runtime_of"]
@@ -20,6 +21,7 @@ RUNTIMES: dict[str, type[Runtime]] = {
     "tflite": Tflite,
     "cmsis-nn": CmsisNn,
     "x-cube-ai": XCubeAi,
+    "vela": Vela,
     "none": Accelerator,
 }
 """By the name that a target gives; ``none`` stands for accelerators, which run what their own compiler made."""

@@ -1,0 +1,110 @@
+"""EIE, an engine for sparse matrix-vector products with shared weights: cycles and energy from what is not zero.
+
+Weights are stored by columns as pairs of 4-bit index of a shared weight and 4-bit count of zeros before it; a run of
+more than 15 zeros costs a padding entry. Rows are spread over the processing elements. For each input that is not
+zero, each element walks through its part of that column, one entry a cycle:
+
+    entries = weights that are not zero + padding
+    cycles  = entries x share of inputs that are not zero / (elements x balance)
+
+Han et al., EIE, ISCA 2016. A convolution is such a product for every output position. Weights that exceed the memories
+of the elements come from DRAM in every inference; layers whose weights are not 16 shared values run as if they were,
+which needs `share-weights` first. Other kernels run on the processor that owns the engine and are not counted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Annotated
+
+from lpcc.cost.machine import Network, Price
+from lpcc.schema import Bound
+
+if TYPE_CHECKING:
+    from lpcc.analysis.kernels import Kernel
+    from lpcc.target import Target
+
+Positive = Annotated[float, Bound(above=0)]
+NonNegative = Annotated[float, Bound(least=0)]
+Share = Annotated[float, Bound(above=0)]
+Count = Annotated[int, Bound(above=0)]
+
+_PRODUCTS = frozenset({"conv", "winograd", "pointwise", "grouped", "depthwise", "gemm"})
+_ENTRY_BITS = 8
+_POINTER_BITS = 16
+
+
+@dataclass(frozen=True)
+class Eie:
+    """The engine: `elements` with `weight_kib` for entries each, and energy in pJ per access or operation.
+
+    `balance`: share of cycles in which an element works while the others do. `input_density`: inputs that are not
+    zero, where nobody has measured (a network's own input counts as dense). `longest_run`: zeros that an entry can
+    skip.
+    """
+
+    elements: Count
+    weight_kib: Count
+    longest_run: Count
+    balance: Share
+    input_density: Share
+    pj_entry: NonNegative
+    pj_pointer: NonNegative
+    pj_mac: NonNegative
+    pj_register: NonNegative
+    pj_dram_byte: NonNegative
+    static_watts: NonNegative
+
+    def price(self, kernel: Kernel, network: Network, target: Target) -> Price:
+        """Price of one kernel."""
+        from lpcc.analysis.weight_forms import weight_form
+
+        form = weight_form(kernel.nodes) if kernel.kind in _PRODUCTS else None
+        if form is None:
+            return Price(0.0, "overhead", 0.0)
+        loops = kernel.geometry
+        columns = loops.depth
+        entries = padded_entries(form.count, form.density, self.longest_run)
+        live = 1.0 if network.kernels and kernel is network.kernels[0] else self.input_density
+        vectors = loops.rows  # products of the same matrix with another vector
+        walked = entries * live * vectors
+        cycles = max(walked / (self.elements * self.balance), columns * live * vectors)
+        compute = cycles / (target.core.clock_ghz * 1e3)
+        stored = entries * _ENTRY_BITS / 8 + self.elements * (columns + 1) * _POINTER_BITS / 8
+        outside = stored if stored > self.elements * self.weight_kib * 1024 else 0.0
+        memory = outside / (target.memory.bandwidth_gbps * 1e3)
+        latency = max(compute, memory)
+        counts = {
+            "entries": walked,
+            "pointers": 2.0 * self.elements * columns * live * vectors,
+            "macs": walked,
+            "register": 2.0 * walked,
+            "dram_bytes": outside,
+            "cycles": cycles,
+        }
+        picojoules = (
+            counts["entries"] * self.pj_entry
+            + counts["pointers"] * self.pj_pointer
+            + counts["macs"] * self.pj_mac
+            + counts["register"] * self.pj_register
+            + counts["dram_bytes"] * self.pj_dram_byte
+        )
+        energy = picojoules * 1e-6 + self.static_watts * latency
+        return Price(latency, "compute" if compute >= memory else "memory", energy, counts)
+
+    def unsupported(self, kernel: Kernel) -> bool:
+        """Whether a kernel is none of the engine's: it is not counted."""
+        return kernel.kind != "view" and kernel.kind not in _PRODUCTS
+
+
+def padded_entries(count: int, density: float, longest: int) -> float:
+    """Entries that store `count` weights of which a share `density` is not zero, spread evenly.
+
+    A gap of more than `longest` zeros takes a padding entry for each longest + 1; with zeros at random, an entry is
+    followed by k such paddings with probability z^((longest + 1) k), z the share of zeros.
+    """
+    if density <= 0.0:
+        return ceil(count / (longest + 1))
+    run = (1 - density) ** (longest + 1)
+    return count * density * (1 + run / (1 - run))
