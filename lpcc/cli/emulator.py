@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="emulator",
-    help="The emulated 64-bit Arm processor that `lpcc bench --emulate` runs models on: see it, set it up.",
+    help="Set up the processor of `bench --emulate`.",
     rich_markup_mode=None,
 )
 

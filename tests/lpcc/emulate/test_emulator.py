@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
+from lpcc import optimize
 from lpcc.emulate import Emulator, Machine, check, ratios
 from lpcc.errors import ModelError, UsageError
+from lpcc.runtime import Session
 
+REPEATABLE = 0.0003
 X = np.random.default_rng(0).standard_normal((1, 3, 16, 16)).astype(np.float32)
 
 
@@ -51,8 +55,35 @@ def test_agreement(machine: Machine, network: onnx.ModelProto) -> None:
     assert found.agreement.samples == 2
     assert found.agreement.worst_relative_error < 1e-5
     assert found.agreement.agreement == 100
+    assert found.kernels is not None
+    assert found.kernels.worst_relative_error < 1e-5
     assert found.counts is not None
     assert ratios(found.counts, found.counts) == {"total": 1, "mac": 1, "other": 1}
+
+
+@pytest.mark.parametrize("cpu", ["cortex-a72", "cortex-a76"])
+@pytest.mark.parametrize("group", [1, 16])
+def test_int8_convolutions_are_the_same_bit_for_bit(emulator: Emulator, cpu: str, group: int) -> None:
+    rng = np.random.default_rng(group)
+    weights = {
+        "xs": np.float32(0.03),
+        "xz": np.int8(3),
+        "w": rng.integers(-127, 128, (16, 16 // group, 3, 3)).astype(np.int8),
+        "ws": rng.uniform(0.001, 0.01, 16).astype(np.float32),
+        "wz": np.zeros(16, np.int8),
+        "ys": np.float32(0.3),
+        "yz": np.int8(5),
+        "b": rng.integers(-1000, 1000, 16).astype(np.int32),
+    }
+    x, y = (onnx.helper.make_tensor_value_info(n, onnx.TensorProto.INT8, [1, 16, 20, 20]) for n in "xy")
+    node = onnx.helper.make_node("QLinearConv", ["x", *weights], ["y"], pads=[1, 1, 1, 1], group=group)
+    initialisers = [onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in weights.items()]
+    graph = onnx.helper.make_graph([node], "g", [x], [y], initialisers)
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9)
+    feeds = {"x": rng.integers(-128, 128, (1, 16, 20, 20)).astype(np.int8)}
+    found = emulator.run(model, feeds, cpu)["y"]
+    assert found.std() > 10
+    assert np.array_equal(found, Session(model).run(feeds)["y"])
 
 
 def test_models_come_as_files_and_bytes(machine: Machine, network: onnx.ModelProto, tmp_path: Path) -> None:
@@ -114,3 +145,31 @@ def test_the_first_error_of_a_list_says_where(emulator: Emulator) -> None:
 def test_unknown_processor(emulator: Emulator) -> None:
     with pytest.raises(UsageError, match="no such processor"):
         emulator.machine("z80")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mobilenetv2_imagenet", "mlperf_resnet8_cifar10"])
+def test_whole_networks(emulator: Emulator, zoo: Any, name: str) -> None:
+    model = onnx.load(zoo.model(name))
+    feeds = zoo.eval(name, 1)[0]
+    with emulator.machine("cortex-a72") as one, emulator.machine("cortex-a72") as other:
+        counts, again = one.count_kernels(model, feeds), other.count(model, feeds)
+        found = check(one, model, [feeds])
+    assert abs(again.total / counts.total - 1) < REPEATABLE
+    assert found.agreement.worst_relative_error < 1e-5
+    assert sum(kernel.mac for kernel in counts.kernels) == pytest.approx(counts.mac, rel=REPEATABLE)
+
+
+@pytest.mark.slow
+def test_an_int8_network_runs_the_same_graph_bit_for_bit(emulator: Emulator, zoo: Any, tmp_path: Path) -> None:
+    images = tmp_path / "images.npz"
+    np.savez(images, **zoo.calib("mlperf_resnet8_cifar10", 32))
+    done = optimize(zoo.model("mlperf_resnet8_cifar10"), target="arm-cortex-a72", calib=str(images))
+    feeds = zoo.eval("mlperf_resnet8_cifar10", 1)[0]
+    for cpu in ("cortex-a72", "cortex-a76"):
+        with emulator.machine(cpu) as machine:
+            found = check(machine, done.model, [feeds])
+        assert found.counts is not None
+        assert found.counts.classes["fp_mac"] < 0.01 * found.counts.mac
+        assert found.kernels is not None
+        assert found.kernels.worst_relative_error == 0
