@@ -125,7 +125,8 @@ class TestArchives:
     def test_wheel_has_every_file_of_the_package(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             packed = {name for name in archive.namelist() if ".dist-info/" not in name}
-        wanted = set().union(*(sources(suffix) for suffix in (".py", ".toml", ".csv", ".json", ".c", ".h"))) | {"lpcc/py.typed"}
+        suffixes = (".py", ".toml", ".csv", ".json", ".c", ".h")
+        wanted = set().union(*(sources(suffix) for suffix in suffixes)) | {"lpcc/py.typed"}
         assert packed == wanted
 
     def test_wheel_names_its_licence_and_command(self, wheel: Path) -> None:
