@@ -28,7 +28,7 @@ class WeightForm:
 
     `count` values, of which a share `density` is not zero. `distinct`: different values other than zero, at most 257
     (more are not told apart). `entropy`: bits per value of an ideal code. `shape`: ``binary`` are +-a in each output
-    channel, ``ternary`` the same and zeros; ``powers`` are sums of `terms` powers of two with signs; ``dense`` the rest.
+    channel, ``ternary`` the same and zeros, ``powers`` sums of `terms` powers of two with signs, ``dense`` all others.
     """
 
     count: int

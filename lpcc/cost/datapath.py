@@ -78,6 +78,16 @@ class Datapath:
         counts = {unit: float(operations), "buffer_bytes": moved, "dram_bytes": outside, "cycles": cycles}
         return Price(max(compute, memory), "compute" if compute >= memory else "memory", energy * 1e-6, counts)
 
+    def notes(self, network: Network) -> tuple[str, ...]:
+        """How many layers run on the multipliers."""
+        from lpcc.analysis.weight_forms import weight_form
+
+        layers = [k for k in network.kernels if k.macs]
+        dense = sum(1 for k in layers if self._unit(k, weight_form(k.nodes))[0] == "mac")
+        if not dense:
+            return ()
+        return (f"{dense} of {len(layers)} layers have weights of no special form and run on the multipliers",)
+
     def _unit(self, kernel: Kernel, form: WeightForm | None) -> tuple[str, int, float, float]:
         """The unit that a kernel runs on, its steps for a weight, its rate and its energy per step."""
         if form is not None and form.shape in ("binary", "ternary"):

@@ -15,7 +15,6 @@ which needs `share-weights` first. Other kernels run on the processor that owns 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil
 from typing import TYPE_CHECKING, Annotated
 
 from lpcc.cost.machine import Network, Price
@@ -33,6 +32,7 @@ Count = Annotated[int, Bound(above=0)]
 _PRODUCTS = frozenset({"conv", "winograd", "pointwise", "grouped", "depthwise", "gemm"})
 _ENTRY_BITS = 8
 _POINTER_BITS = 16
+_SHARED = 16  # different weights that 4 bits can name
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,8 @@ class Eie:
         if form is None:
             return Price(0.0, "overhead", 0.0)
         loops = kernel.geometry
-        columns = loops.depth
-        entries = padded_entries(form.count, form.density, self.longest_run)
+        columns, rows = loops.depth * loops.groups, loops.cout
+        entries = padded_entries(form.count, form.density, max(rows / self.elements, 1.0), self.longest_run)
         live = 1.0 if network.kernels and kernel is network.kernels[0] else self.input_density
         vectors = loops.rows  # products of the same matrix with another vector
         walked = entries * live * vectors
@@ -93,18 +93,29 @@ class Eie:
         energy = picojoules * 1e-6 + self.static_watts * latency
         return Price(latency, "compute" if compute >= memory else "memory", energy, counts)
 
-    def unsupported(self, kernel: Kernel) -> bool:
-        """Whether a kernel is none of the engine's: it is not counted."""
-        return kernel.kind != "view" and kernel.kind not in _PRODUCTS
+    def notes(self, network: Network) -> tuple[str, ...]:
+        """What is not counted, and which weights the engine cannot hold as they are."""
+        from lpcc.analysis.weight_forms import weight_form
+
+        products = [k for k in network.kernels if k.kind in _PRODUCTS]
+        forms = [weight_form(kernel.nodes) for kernel in products]
+        unshared = sum(1 for form in forms if form is not None and form.distinct > _SHARED)
+        others = sum(1 for k in network.kernels if k.kind != "view" and k.kind not in _PRODUCTS)
+        found = [f"{self.input_density:.0%} of the inputs of a layer are taken as not zero"]
+        if others:
+            found.append(f"{others} kernels are none of the engine's and are not counted")
+        if unshared:
+            found.append(f"{unshared} layers have more than {_SHARED} different weights: priced as if they were shared")
+        return tuple(found)
 
 
-def padded_entries(count: int, density: float, longest: int) -> float:
-    """Entries that store `count` weights of which a share `density` is not zero, spread evenly.
+def padded_entries(count: int, density: float, rows: float, longest: int) -> float:
+    """Entries that store `count` weights of which a share `density` is not zero, spread at random.
 
-    A gap of more than `longest` zeros takes a padding entry for each longest + 1; with zeros at random, an entry is
-    followed by k such paddings with probability z^((longest + 1) k), z the share of zeros.
+    An element holds `rows` of each column. A weight k x (longest + 1) or more zeros after the one before it takes k
+    paddings; zeros after a column's last weight take none.
     """
-    if density <= 0.0:
-        return ceil(count / (longest + 1))
-    run = (1 - density) ** (longest + 1)
-    return count * density * (1 + run / (1 - run))
+    run, entries = longest + 1, 1.0
+    for paddings in range(1, int(rows) // run + 1):
+        entries += (1 - paddings * run / rows) * (1 - density) ** (paddings * run)
+    return count * density * entries

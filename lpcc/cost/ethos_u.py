@@ -99,12 +99,19 @@ class EthosU:
             "npu_cycles": npu,
             "sram_cycles": self._sram_cycles(work),
             "flash_cycles": self._flash_cycles(work, slack),
+            "encoded_bytes": work.encoded,
         }
         return Price(max(npu, memory) / per_us, "compute" if npu >= memory else "memory", counts=counts)
 
-    def unsupported(self, kernel: Kernel) -> bool:
-        """Whether a kernel runs on the processor beside the NPU."""
-        return kernel.kind != "view" and self._work(kernel) is None
+    def notes(self, network: Network) -> tuple[str, ...]:
+        """Which kernels run on the processor beside the NPU."""
+        found = [k for k in network.kernels if k.kind != "view" and self._work(k) is None]
+        if not found:
+            return ()
+        if all(kernel.dtype != "int8" for kernel in found):
+            return (f"{len(found)} kernels are in float and run on the processor beside the NPU, which takes int8",)
+        kinds = ", ".join(sorted({kernel.op for kernel in found}))
+        return (f"{len(found)} kernels run on the processor beside the NPU, which has no unit for them: {kinds}",)
 
     def _work(self, kernel: Kernel) -> _Work | None:
         """What the NPU does for a kernel; None where it cannot run it."""

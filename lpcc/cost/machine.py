@@ -41,3 +41,7 @@ class Machine(Protocol):
     def price(self, kernel: Kernel, network: Network, target: Target) -> Price:
         """Price of one kernel of a network on a target."""
         ...
+
+    def notes(self, network: Network) -> tuple[str, ...]:
+        """What the user should know about the prices of a network: assumptions, and what the hardware cannot run."""
+        ...

@@ -105,7 +105,7 @@ class CostModel:
         used = self.memory(graph, shapes, steps)
         peak_layer = "" if used.peak is None else edit.label(used.peak.node)
         ram, flash = self._stored(graph, used)
-        assumptions = list(shapes.assumptions)
+        assumptions = [*shapes.assumptions, *self.target.machine.notes(network)]
         if any(step.inner for step in steps):
             assumptions.append("nested graphs are counted once")
         return Cost(

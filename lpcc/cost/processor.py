@@ -34,6 +34,7 @@ class Processor:
         amounts = target.tables.of(kernel)
         if amounts is not None:
             price = _fitted(kernel, amounts, memory, target)
+            price = replace(price, latency_us=price.latency_us + _cold_us(kernel, network.weight_bytes, target))
         else:
             compute, overhead = _compute_us(kernel, target), _overhead_us(kernel, target)
             price = Price(max(compute, memory) + overhead, _bound(compute, memory, overhead))
@@ -45,6 +46,10 @@ def _factor(kernel: Kernel, target: Target) -> float:
     factors = target.physics.factors
     return target.physics.scale * factors.get(kernel.kind, 1.0) * factors.get(kernel.dtype, 1.0)
 
+    def notes(self, network: Network) -> tuple[str, ...]:  # noqa: ARG002
+        """Nothing: a processor runs everything."""
+        return ()
+
 
 def _fitted(kernel: Kernel, amounts: Mapping[str, float], memory: float, target: Target) -> Price:
     total = _micros(amounts, target)
@@ -53,6 +58,21 @@ def _fitted(kernel: Kernel, amounts: Mapping[str, float], memory: float, target:
         return Price(total + memory, _bound(total - call, memory, call), counts=amounts)
     moving = min(memory, total - call)  # an estimate: the measured time does not tell computing from moving
     return Price(total, _bound(total - call - moving, moving, call), counts=amounts)
+
+
+def cold_share(resident: int, target: Target) -> float:
+    """Which share of its weights a kernel finds outside of the second-level cache, if the network has `resident` bytes.
+
+    Each inference reads all of them in turn: what does not fit is gone when it is wanted again, and so is what it
+    pushed out; activations take part of the room.
+    """
+    room = (target.memory.l2_kib or 0) * 1024 / 2
+    return min(max(resident / room - 1, 0.0), 1.0) if room > 0 else 0.0
+
+
+def _cold_us(kernel: Kernel, resident: int, target: Target) -> float:
+    per_byte = target.physics.weight_ns_per_byte
+    return per_byte * kernel.weight_bytes * cold_share(resident, target) / 1e3 if per_byte else 0.0
 
 
 def _bound(compute: float, memory: float, overhead: float) -> Bound:

@@ -66,10 +66,8 @@ class RowStationary:
         if loops is None:
             moved = float(sum(o.nbytes for o in (*kernel.inputs, *kernel.outputs)) // _width(kernel))
             return Price(0.0, "overhead", moved * self.pj_buffer * 1e-6, {"buffer": moved})
-        rows, columns = self.used(loops)
-        macs = loops.batch * loops.groups * loops.cout * loops.depth * loops.pixels
-        cycles = macs / (rows * columns * self.efficiency)
-        counts = self._accesses(loops, macs, rows, columns)
+        cycles = self.cycles(loops)
+        counts = self._accesses(loops, *self.used(loops))
         picojoules = (
             counts["macs"] * self.pj_mac
             + counts["register"] * self.pj_register
@@ -82,6 +80,18 @@ class RowStationary:
         waits = self.folding == "padded" and memory > compute  # mappers take DRAM as fast enough
         counts["cycles"] = cycles
         return Price(memory if waits else compute, "memory" if waits else "compute", picojoules * 1e-6, counts)
+
+    def notes(self, network: Network) -> tuple[str, ...]:
+        """What takes no time in this model."""
+        free = sum(1 for k in network.kernels if k.kind != "view" and _loops(k) is None)
+        if not free:
+            return ()
+        return (f"{free} kernels that work on single elements take no time: done as results leave the array",)
+
+    def cycles(self, loops: Geometry) -> float:
+        """Clock cycles of a convolution."""
+        rows, columns = self.used(loops)
+        return _macs(loops) / (rows * columns * self.efficiency)
 
     def used(self, loops: Geometry) -> tuple[float, float]:
         """Rows and columns of the array in use, on average over all folds."""
@@ -97,12 +107,13 @@ class RowStationary:
             return float(max(part for part in range(1, min(size, room) + 1) if size % part == 0))
         return size / ceil(size / room)
 
-    def _accesses(self, loops: Geometry, macs: float, rows: float, columns: float) -> dict[str, float]:
+    def _accesses(self, loops: Geometry, rows: float, columns: float) -> dict[str, float]:
         """Words that move at each level of memory.
 
         An element works on as many filters and channels at once as its register files hold. What the buffer cannot
         keep comes from DRAM again for every fold.
         """
+        macs = _macs(loops)
         filters = min(loops.cout, self.sum_words, max(self.weight_words // loops.kw, 1))
         channels = max(1, min(loops.cin, self.input_words // loops.kw, self.weight_words // (filters * loops.kw)))
         sets = max(rows / loops.kh, 1.0)
@@ -116,12 +127,16 @@ class RowStationary:
         room = self.buffer_kib * 1024 / _WORD
         again = 1 if min(inputs / max(loops.batch * loops.groups, 1), weights / loops.groups) <= room else strips
         return {
-            "macs": float(macs),
+            "macs": macs,
             "register": 4.0 * macs,  # input, weight, sum read and written
             "neighbour": macs / loops.kw + inputs * rounds + weights * strips,
             "buffer": inputs * halo * rounds + weights * strips + outputs * (2 * sums - 1),
             "dram": inputs * halo + weights * again + outputs,
         }
+
+
+def _macs(loops: Geometry) -> float:
+    return float(loops.batch * loops.groups * loops.cout * loops.depth * loops.pixels)
 
 
 def _loops(kernel: Kernel) -> Geometry | None:
