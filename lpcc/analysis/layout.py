@@ -38,6 +38,7 @@ def with_layout(
     leading = _leading(kernels, shapes)
     transposed = {id(k.inputs[0].tensor) for k in kernels if k.op == "Transpose" and k.inputs}
     last: set[int] = set()  # ids of tensors that are there channels last
+    reordered: set[int] = set()  # ids of views of such
     makers: dict[int, Kernel] = {}
     both: set[int] = set()  # those that were converted, and so are there in either
     for kernel in kernels:
@@ -47,7 +48,9 @@ def with_layout(
         if kernel.nodes and ((order == _TO_LAST and ours) or (order == _FROM_LAST and wanted)):
             kernel = replace(kernel, kind="view")
         elif through_views and ours and kernel.kind == "view" and id(kernel.outputs[0].tensor) in transposed:
-            pass
+            reordered.add(id(kernel.outputs[0].tensor))
+        elif order and id(kernel.inputs[0].tensor) in reordered:
+            kernel = replace(kernel, geometry=Geometry(groups=kernel.elements, kh=2))
         elif not order:
             for operand in kernel.inputs:
                 key = id(operand.tensor)

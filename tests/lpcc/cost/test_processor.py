@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from lpcc.analysis.types import annotate
-from lpcc.cost import CostModel
+from lpcc.cost import CostModel, KernelTable
+from lpcc.cost.processor import cold_share
 from lpcc.graph import from_proto
 from lpcc.target import Physics, Target
 from lpcc.testing.golden import read_model
@@ -41,3 +42,24 @@ def test_and_single_kinds_and_formats() -> None:
     plain, scaled = latencies(), latencies(scale=2.0, factors={"activation": 3.0, "float32": 0.5, "int8": 9.0})
     assert scaled["conv"] == pytest.approx(plain["conv"])
     assert scaled["activation"] == pytest.approx(3 * plain["activation"])
+
+
+@pytest.mark.parametrize(("l2_kib", "share"), [(None, 0), (1024, 0), (64, 0.5), (1, 1)])
+def test_weights_that_no_near_cache_keeps_cost_more(l2_kib: int | None, share: float) -> None:
+    plain = Target.load("x86-avx2")
+    target = replace(plain, memory=replace(plain.memory, l2_kib=l2_kib))
+    assert cold_share(48 * 1024, target) == share
+
+
+def test_by_their_bytes() -> None:
+    graph = from_proto(read_model(NETWORK))
+    annotate(graph)
+    plain = Target.load("x86-avx2")
+    small = replace(
+        plain,
+        memory=replace(plain.memory, l2_kib=1),
+        tables=KernelTable({("conv", "float32"): {"ns": {"one": 1000.0}}}),
+    )
+    cold = replace(small, physics=Physics(weight_ns_per_byte=2.0))
+    before, after = (CostModel(target).estimate(graph) for target in (small, cold))
+    assert after.latency_ms - before.latency_ms == pytest.approx(2.0 * 8 * 8 * 9 * 4 / 1e6)
