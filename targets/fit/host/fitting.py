@@ -14,9 +14,11 @@ import numpy as np
 import onnx
 
 from lpcc.analysis.kernels import Kernel
+from lpcc.analysis.macs import weight_bytes
 from lpcc.analysis.shapes import bind
 from lpcc.analysis.types import annotate
 from lpcc.cost import CostModel
+from lpcc.cost.processor import cold_share
 from lpcc.cost.terms import Term
 from lpcc.graph import from_proto
 from lpcc.target import Target
@@ -32,7 +34,15 @@ _NS = 1e6
 """Nanoseconds in a millisecond."""
 
 Column = tuple[str, str, str]
-"""Kind, number format and term; the kinds ``view`` and ``inference`` are overheads."""
+"""Kind, number format and term; without a format: ``view``, ``inference``, ``profiler``, ``weights`` (overheads)."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A model as the runtime runs it: its kernels, and the share of its weights that the nearest caches do not keep."""
+
+    kernels: tuple[Kernel, ...]
+    cold: float
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ class Sample:
     """A network that was measured, as the kernels that it runs."""
 
     name: str
-    kernels: tuple[Kernel, ...]
+    work: Workload
     milliseconds: float
     profiled: bool = False
     """Whether this is a part of a network, as the profiler sees it, rather than a whole run."""
@@ -48,14 +58,16 @@ class Sample:
     @property
     def amounts(self) -> dict[Column, float]:
         """How much of each term it has, and of each overhead."""
-        found = _amounts(self.kernels)
-        found["profiler" if self.profiled else "inference", "", "one"] = len(self.kernels) if self.profiled else 1
+        found = _amounts(self.work)
+        found["profiler" if self.profiled else "inference", "", "one"] = len(self.work.kernels) if self.profiled else 1
         return found
 
     @property
     def weight(self) -> float:
         """How much it counts: the profiler counts whole microseconds, and calls what is not part of the work."""
-        return _PART / (1 + (_RESOLUTION_MS * len(self.kernels) / self.milliseconds) ** 2) if self.profiled else 1.0
+        return (
+            _PART / (1 + (_RESOLUTION_MS * len(self.work.kernels) / self.milliseconds) ** 2) if self.profiled else 1.0
+        )
 
 
 @dataclass(frozen=True)
@@ -64,22 +76,20 @@ class Coefficients:
 
     values: Mapping[Column, float]
 
-    def predict_ms(self, kernels: Sequence[Kernel]) -> float:
-        """Milliseconds of one run of these kernels."""
-        amounts = _amounts(kernels) | {("inference", "", "one"): 1.0}
+    def predict_ms(self, work: Workload) -> float:
+        """Milliseconds of one run."""
+        amounts = _amounts(work) | {("inference", "", "one"): 1.0}
         return sum(self.values.get(column, 0.0) * amount for column, amount in amounts.items()) / _NS
 
 
-def kernels_of(
-    model: onnx.ModelProto, target: Target, feeds: Mapping[str, np.ndarray] | None = None
-) -> tuple[Kernel, ...]:
-    """The kernels that the target's runtime runs for a model on inputs of the shapes of `feeds`."""
+def workload(model: onnx.ModelProto, target: Target, feeds: Mapping[str, np.ndarray] | None = None) -> Workload:
+    """What the target's runtime runs for a model on inputs of the shapes of `feeds`."""
     graph = from_proto(model)
     for tensor in graph.inputs:
         if feeds and tensor.name in feeds:
             tensor.shape = list(feeds[tensor.name].shape)
     annotate(graph)
-    return CostModel(target).kernels(graph, bind(graph))
+    return Workload(CostModel(target).kernels(graph, bind(graph)), cold_share(weight_bytes(graph), target))
 
 
 def fit(samples: Sequence[Sample]) -> Coefficients:
@@ -102,10 +112,12 @@ def fit(samples: Sequence[Sample]) -> Coefficients:
     return Coefficients({column: float(value) for column, value in zip(columns, solution, strict=True) if value > 0})
 
 
-def _amounts(kernels: Sequence[Kernel]) -> dict[Column, float]:
+def _amounts(work: Workload) -> dict[Column, float]:
     """How much of each term a network has."""
     found: defaultdict[Column, float] = defaultdict(float)
-    for kernel in kernels:
+    if work.cold > 0:
+        found["weights", "", "cold"] = work.cold * sum(kernel.weight_bytes for kernel in work.kernels)
+    for kernel in work.kernels:
         if kernel.kind == "view":
             found["view", "", "one"] += 1.0
             continue

@@ -16,7 +16,7 @@ import numpy as np
 from lpcc.errors import UsageError
 from lpcc.runtime import Session
 from lpcc.target import Int8, Target
-from lpcc.targets.fit.host.fitting import Coefficients, Sample, fit, kernels_of
+from lpcc.targets.fit.host.fitting import Coefficients, Sample, fit, workload
 from lpcc.targets.fit.host.probes import Probe, probes
 from lpcc.targets.fit.host.profiled import parts_of, profile
 from lpcc.targets.fit.host.target_file import rounded, table_csv, toml
@@ -105,7 +105,7 @@ def calibrate(target: Target, found: Mapping[str, Measurement]) -> Calibration:
         Judged(
             probe.name,
             _of(found, probe).milliseconds,
-            coefficients.predict_ms(kernels_of(probe.model, target)),
+            coefficients.predict_ms(workload(probe.model, target)),
         )
         for probe in networks(target.int8)
     )
@@ -129,6 +129,7 @@ def files(name: str, base: str, layer: Mapping[str, Any], done: Calibration, tab
             "view": micros.get("view", 0.0),
             "inference": micros.get("inference", 0.0),
         },
+        "physics": {"weight_ns_per_byte": rounded(done.coefficients.values.get(("weights", "", "cold"), 0.0))},
         "tables": {"kernels": table},
         "quality": {
             "compared_with": f"networks built in code, float and int8, which the fit did not see, {source}; "
@@ -136,7 +137,7 @@ def files(name: str, base: str, layer: Mapping[str, Any], done: Calibration, tab
             "networks": len(done.judged),
             "median_error_percent": round(100 * done.median_error, 1),
         },
-        "sources": {**layer["sources"], "overhead_us": source},
+        "sources": {**layer["sources"], "overhead_us": source, "physics": source},
     }
     return toml(tables), table_csv(done.coefficients, f"Nanoseconds of onnxruntime's kernels, {source}.")
 
@@ -193,12 +194,12 @@ def _of(found: Mapping[str, Measurement], probe: Probe) -> Measurement:
 
 def _samples(probe: Probe, found: Measurement, target: Target) -> Sequence[Sample]:
     """The whole run, and those parts of it in which as many kernels run as predicted."""
-    kernels = kernels_of(probe.model, target)
-    parts = parts_of(kernels)
+    work = workload(probe.model, target)
+    parts = parts_of(work.kernels)
     return [
-        Sample(probe.name, kernels, found.milliseconds),
+        Sample(probe.name, work, found.milliseconds),
         *(
-            Sample(f"{probe.name}: {part}", parts[part], milliseconds, profiled=True)
+            Sample(f"{probe.name}: {part}", replace(work, kernels=parts[part]), milliseconds, profiled=True)
             for part, (count, milliseconds) in found.parts.items()
             if len(parts.get(part, ())) == count and milliseconds > 0
         ),

@@ -177,7 +177,7 @@ def _hswish(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
     """An activation behind a convolution that the runtime does not take into it."""
     channels, side = _channels(rng, 8, 256), _side(rng, 7, 80)
     x = net.conv(net.input(1, channels, side, side), channels, 3, groups=channels, act=None)
-    if rng.random() < 0.5:
+    if net.int8 is None or rng.random() < 0.5:
         x = net.op("HardSwish", x)
     else:
         gate = net.op("HardSigmoid", x, quantised=False, alpha=1 / 6, beta=0.5)
