@@ -40,15 +40,15 @@ class Processor:
             price = Price(max(compute, memory) + overhead, _bound(compute, memory, overhead))
         return replace(price, latency_us=_factor(kernel, target) * price.latency_us)
 
+    def notes(self, network: Network) -> tuple[str, ...]:  # noqa: ARG002
+        """Nothing: a processor runs everything."""
+        return ()
+
 
 def _factor(kernel: Kernel, target: Target) -> float:
     """What measurements of the device made of the prices."""
     factors = target.physics.factors
     return target.physics.scale * factors.get(kernel.kind, 1.0) * factors.get(kernel.dtype, 1.0)
-
-    def notes(self, network: Network) -> tuple[str, ...]:  # noqa: ARG002
-        """Nothing: a processor runs everything."""
-        return ()
 
 
 def _fitted(kernel: Kernel, amounts: Mapping[str, float], memory: float, target: Target) -> Price:

@@ -1,4 +1,4 @@
-"""Jetson Nano's GPU with ncnn (Vulkan): a time per call, per multiply-accumulate and per byte, for a few kinds of kernel.
+"""Jetson Nano's GPU with ncnn (Vulkan): a time per call, per multiply-accumulate and per byte.
 
 Run as ``python -m lpcc.targets.fit.jetson_nano --truth ../shared/truth``: prints the table of the target.
 """

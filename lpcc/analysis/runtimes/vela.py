@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lpcc.analysis.kernels import Kernel, Operand
 
 _BRICK = 16
+_SLICES = 64 * 1024  # bytes; an estimate: how much is copied ahead depends on the time there is
 _COPIED = frozenset({"conv", "pointwise", "depthwise", "grouped"})
 
 
@@ -29,8 +30,8 @@ class Vela(Accelerator):
         return conv_chain(node, facts) if op == "Conv" else gemm_chain(node, op, facts)
 
     def scratch(self, kernel: Kernel) -> int:
-        """The weights of a convolution are copied to SRAM before it runs."""
-        return kernel.weight_bytes if kernel.kind in _COPIED else 0
+        """The weights of a convolution are copied to SRAM before and while it runs, large ones in slices."""
+        return min(kernel.weight_bytes, _SLICES) if kernel.kind in _COPIED else 0
 
     def finish(self, kernels: Sequence[Kernel], graph: gs.Graph, facts: Facts) -> Iterator[Kernel]:
         """Feature maps inside the network have their channels rounded up to 16."""
