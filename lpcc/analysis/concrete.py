@@ -72,22 +72,54 @@ _REFUSED = (
 
 
 def infer(graph: gs.Graph, shapes: dict[int, tuple[int, ...]]) -> None:
-    """Add to `shapes` (by ``id(tensor)``) what follows from those known already, for the nodes of the main graph.
+    """Add to `shapes` (by ``id(tensor)``) what follows from those known already, branches of If included.
 
-    A node that cannot be inferred is passed over: its outputs stay unknown.
+    A node that cannot be inferred is passed over: its outputs stay unknown. What an If returns has the sizes of the
+    branch that it takes, or of the first one known; a Pad by amounts that are not known is taken to add nothing.
     """
-    values: dict[int, np.ndarray] = {}
     model = to_proto(graph)
     version = next((opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx")), 1)
-    for node, proto in zip(graph.nodes, model.graph.node, strict=True):
+    _infer_nodes(graph, model.graph, version, shapes, {})
+
+
+def _infer_nodes(
+    graph: gs.Graph,
+    body: onnx.GraphProto,
+    version: int,
+    shapes: dict[int, tuple[int, ...]],
+    values: dict[int, np.ndarray],
+) -> None:
+    for node, proto in zip(graph.nodes, body.node, strict=True):
         op = edit.op(node)
+        if op == "If":
+            _infer_branches(node, proto, version, shapes, values)
         standard = "::" not in op
         if standard and any(tensor.name and id(tensor) not in shapes for tensor in node.outputs):
             _infer_node(node, proto, version, shapes, values)
-        if op in _AS_FIRST_INPUT and node.inputs and id(node.inputs[0]) in shapes:
+        as_first = op in _AS_FIRST_INPUT or (op == "Pad" and id(node.outputs[0]) not in shapes)
+        if as_first and node.inputs and id(node.inputs[0]) in shapes:
             shapes.setdefault(id(node.outputs[0]), shapes[id(node.inputs[0])])
         if standard:
             _evaluate(node, version, shapes, values)
+
+
+def _infer_branches(
+    node: gs.Node,
+    proto: onnx.NodeProto,
+    version: int,
+    shapes: dict[int, tuple[int, ...]],
+    values: dict[int, np.ndarray],
+) -> None:
+    known = _value(node.inputs[0], values)
+    taken = None if known is None else "then_branch" if known.any() else "else_branch"
+    for attribute in sorted(proto.attribute, key=lambda attribute: attribute.name != taken):
+        branch = node.attrs.get(attribute.name)
+        if not isinstance(branch, gs.Graph):
+            continue
+        _infer_nodes(branch, attribute.g, version, shapes, values)
+        for tensor, inner in zip(node.outputs, branch.outputs, strict=False):
+            if id(inner) in shapes:
+                shapes.setdefault(id(tensor), shapes[id(inner)])
 
 
 def _infer_node(

@@ -215,7 +215,7 @@ class _Walk:
         written: list[Held],
     ) -> Kernel:
         distinct = {id(held.tensor): held for held in read}
-        weights = {id(t): t for member in members for t in member.inputs if constant_of(t) is not None}
+        weights = {id(t): t for member in members for t in member.inputs if self._is_weight(t)}
         return Kernel(
             op=op,
             kind=kind,
@@ -225,7 +225,7 @@ class _Walk:
             nodes=members,
             inputs=tuple(self._operand(held) for held in distinct.values()),
             outputs=tuple(self._operand(held) for held in written),
-            weight_bytes=sum(self._bytes(constant_of(t)) for t in weights.values()),
+            weight_bytes=sum(map(self._bytes, weights.values())),
             macs=node_macs(node, self.shapes),
             channels=self._channels(node, op),
             elements=self._elements(node, op, written),
@@ -238,9 +238,13 @@ class _Walk:
             held.tensor, -(-self.shapes.elements(held.tensor) * rules.bits(self.runtime.stored(held.dtype)) // 8)
         )
 
-    def _bytes(self, tensor: gs.Constant | None) -> int:
-        if tensor is None:
-            return 0
+    def _is_weight(self, tensor: gs.Tensor) -> bool:
+        return constant_of(tensor) is not None or (bool(tensor.name) and self.facts.constant(tensor))
+
+    def _bytes(self, weight: gs.Tensor) -> int:
+        tensor = constant_of(weight)
+        if tensor is None:  # computed from constants when the model is loaded
+            return self._operand(Held(weight, rules.dtype_of(weight))).nbytes
         width = bits(tensor) if tensor.dtype is None else rules.bits(self.runtime.stored(rules.dtype_of(tensor)))
         size: int = prod(tensor.shape)
         return -(-size * width // 8)

@@ -5,14 +5,14 @@ One multiply-accumulate counts as one. Biases, activations, pooling and element-
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from math import prod
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
-from lpcc.analysis.rules import DEQUANTIZE, QUANTIZE
+from lpcc.analysis import rules
 from lpcc.analysis.shapes import Shapes, bind, bits, constant_of
 
 CONVS = {
@@ -39,8 +39,11 @@ PRODUCTS = {
 }
 """Matrix products, each with the index of its second factor."""
 
-RECURRENT = {"LSTM": 4, "GRU": 3, "RNN": 1}
+RECURRENT = {"LSTM": 4, "GRU": 3, "RNN": 1, "com.microsoft::DynamicQuantizeLSTM": 4}
 """Recurrent layers, each with its gates."""
+
+ATTENTION = ("Attention", "com.microsoft::Attention", "com.microsoft::MultiHeadAttention")
+"""Attention as one operator."""
 
 _NOT_WEIGHTS = {
     "QuantizeLinear": (1, 2),
@@ -75,8 +78,13 @@ def node_macs(node: gs.Node, shapes: Shapes) -> int:
     if op in PRODUCTS:
         return _product(node, shapes)
     if op in RECURRENT:
-        steps, weights, memory = (shapes.of(edit.inp(node, index)) for index in range(3))
-        return 0 if not (steps and weights and memory) else prod(steps[:2]) * (prod(weights) + prod(memory))
+        return _recurrent(node, shapes)
+    if op == "Einsum":
+        return _einsum(node, shapes)
+    if op in ATTENTION:
+        return _attention(node, op, shapes)
+    if op == "com.microsoft::MatMulNBits":
+        return shapes.elements(edit.out(node)) * int(edit.attr(node, "K", 0))
     return 0
 
 
@@ -95,6 +103,43 @@ def _product(node: gs.Node, shapes: Shapes) -> int:
         return 0
     transposed = bool(edit.attr(node, "transA", 0)) and len(first) > 1
     return shapes.elements(edit.out(node)) * (first[-2] if transposed else first[-1])
+
+
+def _recurrent(node: gs.Node, shapes: Shapes) -> int:
+    """Each step multiplies the input by W (directions, gates x state, inputs) and the state by R."""
+    data = shapes.of(edit.inp(node, 0))
+    if data is None or len(data) != 3:
+        return 0
+    return data[0] * data[1] * sum(shapes.elements(edit.inp(node, index)) for index in (1, 2))
+
+
+def _einsum(node: gs.Node, shapes: Shapes) -> int:
+    """A product of two operands without an ellipsis: the sizes of all letters multiplied."""
+    terms = str(edit.attr(node, "equation", "")).replace(" ", "").partition("->")[0].split(",")
+    found = [shapes.of(t) for t in node.inputs]
+    if len(terms) != 2 or len(found) != 2:
+        return 0
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, found, strict=True):
+        if shape is None or len(shape) != len(term):
+            return 0
+        sizes.update(zip(term, shape, strict=True))
+    return prod(sizes.values())
+
+
+def _attention(node: gs.Node, op: str, shapes: Shapes) -> int:
+    """Scores of all queries with all keys, and the sum of the values by them; the first kind also projects."""
+    query, out = shapes.of(edit.inp(node, 0)), shapes.of(edit.out(node))
+    if query is None or out is None or len(query) < 3:
+        return 0
+    if op == "com.microsoft::Attention":
+        weight = shapes.of(edit.inp(node, 1)) or (0, 0)
+        tokens = query[0] * query[1]
+        return tokens * prod(weight) + tokens * query[1] * (weight[-1] // 3 + out[-1])
+    keys = shapes.of(edit.inp(node, 1))
+    if keys is None or len(keys) != len(query):
+        return 0
+    return (prod(query) + prod(out)) * keys[-2]
 
 
 def weights(node: gs.Node) -> list[gs.Constant]:
@@ -122,23 +167,29 @@ def parameters(graph: gs.Graph) -> int:
 
 
 def weight_bytes(graph: gs.Graph) -> int:
-    """Bytes of all constants that a graph and the graphs nested in it read; shared ones count once."""
-    return _bytes(tensor for node in edit.nodes(graph) for tensor in node.inputs)
+    """Bytes of all constants that a graph and the graphs nested in it read as they run; shared ones count once.
+
+    What is computed from constants alone counts by its result, as that is what stays in memory.
+    """
+    return _bytes(graph, lambda node: node.inputs)
 
 
 def stored_bytes(graph: gs.Graph) -> int:
     """Those bytes without scales and zero points of Q/DQ, which runtimes store in forms of their own."""
-    return _bytes(
-        tensor
-        for node in edit.nodes(graph)
-        for tensor in (node.inputs[:1] if edit.op(node) in QUANTIZE | DEQUANTIZE else node.inputs)
-    )
+    quantised = rules.QUANTIZE | rules.DEQUANTIZE
+    return _bytes(graph, lambda node: node.inputs[:1] if edit.op(node) in quantised else node.inputs)
 
 
-def _bytes(tensors: Iterable[gs.Tensor]) -> int:
-    distinct: dict[int, gs.Constant] = {}
-    for tensor in tensors:
-        constant = constant_of(tensor)
-        if constant is not None:
-            distinct[id(constant)] = constant
-    return sum(-(-prod(constant.shape) * bits(constant) // 8) for constant in distinct.values())
+def _bytes(graph: gs.Graph, read: Callable[[gs.Node], Iterable[gs.Tensor]]) -> int:
+    folded = rules.folded(graph)
+    distinct: dict[int, int] = {}
+    for node in edit.nodes(graph):
+        if rules.folds(node, edit.op(node), folded):
+            continue
+        for tensor in read(node):
+            constant = constant_of(tensor)
+            if constant is not None:
+                distinct[id(constant)] = -(-prod(constant.shape) * bits(constant) // 8)
+            elif id(tensor) in folded and all(isinstance(dim, int) for dim in tensor.shape or [None]):
+                distinct[id(tensor)] = -(-prod(tensor.shape) * bits(tensor) // 8)
+    return sum(distinct.values())

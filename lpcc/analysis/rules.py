@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +31,7 @@ _RANDOM = frozenset(
 )
 
 KINDS: dict[str, str] = {}
-"""Kernel kind of an operator without multiply-accumulates; operators not listed are ``other``."""
+"""Kernel kind of an operator that is neither a convolution nor a plain matrix product; others are ``other``."""
 
 for _kind, _ops in {
     "view": "Reshape Flatten Squeeze Unsqueeze Identity Dropout Optional OptionalGetElement",
@@ -47,10 +48,12 @@ for _kind, _ops in {
     "resize": "Resize Upsample GridSample RoiAlign",
     "reduce": "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare ReduceLogSumExp "
     "ArgMax ArgMin com.microsoft::QLinearReduceMean",
-    "rnn": "LSTM GRU RNN",
     "softmax": "Softmax LogSoftmax com.microsoft::QLinearSoftmax",
     "norm": "BatchNormalization InstanceNormalization LayerNormalization GroupNormalization LRN LpNormalization "
     "com.microsoft::SkipLayerNormalization",
+    "rnn": "LSTM GRU RNN com.microsoft::DynamicQuantizeLSTM",
+    "matmul": "Einsum Attention com.microsoft::Attention com.microsoft::MultiHeadAttention",
+    "gemm": "com.microsoft::MatMulNBits",
     "quantize": "QuantizeLinear DynamicQuantizeLinear com.microsoft::QuantizeLinear",
     "dequantize": "DequantizeLinear com.microsoft::DequantizeLinear",
 }.items():
@@ -69,14 +72,17 @@ def folds(node: gs.Node, op: str, folded: set[int]) -> bool:
     return all(isinstance(t, gs.Constant) or t.name == "" or id(t) in folded for t in node.inputs)
 
 
-def folded(graph: gs.Graph) -> set[int]:
-    """Ids of the tensors that the runtime computes once, when it loads the model; nested graphs included."""
-    found: set[int] = set()
+def folded(graph: gs.Graph, outside: Set[int] = frozenset()) -> set[int]:
+    """Ids of the tensors that the runtime computes once, when it loads the model; nested graphs included.
+
+    `outside` holds those of the graphs around it.
+    """
+    found = set(outside)
     for node in graph.nodes:
         if folds(node, edit.op(node), found):
             found.update(id(tensor) for tensor in node.outputs)
         for body in edit.subgraphs(node):
-            found |= folded(body)
+            found |= folded(body, found)
     return found
 
 

@@ -158,3 +158,39 @@ def test_real_networks(zoo, name: str, millions: float, trained: int) -> None:
     annotate(graph)
     assert total(graph) / 1e6 == pytest.approx(millions, abs=1e-3)
     assert parameters(graph) == trained
+
+
+def test_recurrent_layers_by_hand() -> None:
+    x = {"x": (7, 2, 8)}
+    lstm = one_node("LSTM", x, {"w": (1, 64, 8), "r": (1, 64, 16)}, hidden_size=16)
+    assert total(lstm) == 7 * 2 * 4 * 16 * (8 + 16)
+    gru = one_node("GRU", x, {"w": (2, 48, 8), "r": (2, 48, 16)}, hidden_size=16, direction="bidirectional")
+    assert total(gru) == 2 * 7 * 2 * 3 * 16 * (8 + 16)
+    assert total(one_node("RNN", x, {"w": (1, 16, 8), "r": (1, 16, 16)}, hidden_size=16)) == 7 * 2 * 16 * (8 + 16)
+
+
+def test_einsum_by_hand() -> None:
+    two = {"x": (2, 4, 8), "z": (2, 8, 16)}
+    assert total(one_node("Einsum", two, {}, equation="bij,bjk->bik")) == 2 * 4 * 8 * 16
+    assert total(one_node("Einsum", {"x": (3, 5)}, {"w": (7, 5)}, equation="ij, kj -> ik")) == 3 * 5 * 7
+    assert total(one_node("Einsum", {"x": (3, 5)}, {}, equation="ij->ji")) == 0
+
+
+def test_attention_by_hand() -> None:
+    graph = parse(
+        "y = com.microsoft.MultiHeadAttention <num_heads = 4> (q, k, v)",
+        inputs="float[2,6,32] q, float[2,10,32] k, float[2,10,16] v",
+        outputs="float[2,6,16] y",
+        weights={},
+    )
+    assert total(graph) == 2 * 6 * 10 * (32 + 16)
+
+
+def test_what_is_computed_from_weights_counts_by_its_result() -> None:
+    graph = parse(
+        "t = Transpose <perm = [1, 0]> (w) h = Slice(t, first, last) y = MatMul(x, h)",
+        inputs="float[2,8] x",
+        outputs="float[2,16] y",
+        weights={"w": np.ones((16, 20), np.float32), "first": np.array([0]), "last": np.array([8])},
+    )
+    assert weight_bytes(graph) == 4 * 8 * 16

@@ -121,3 +121,28 @@ def test_shapes_follow_from_the_inputs_not_from_what_the_model_states_in_between
     assert shapes["r"] == shapes["y"] == ["N", 4, 6, 6]
     assert shapes["o"] == [1, 7]  # nobody else knows
     assert [info.SerializeToString() for info in to_proto(graph).graph.output] == outputs
+
+
+def test_branches_of_if_are_followed_and_the_one_taken_gives_the_shape() -> None:
+    then = onnx.parser.parse_graph("g () => (float[p,q] t) { t = Squeeze(r, axis) }")
+    other = onnx.parser.parse_graph("g () => (float[i,j,k] u) { u = Identity(r) }")
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]> g (float[N,M] x, bool given) => (float[a,b] y, float[c,d] z)
+        <int64[1] one = {1}, int64[1] axis = {1}, int64 first = {0}>
+        { r = Unsqueeze(x, axis) n = Shape(r) d = Gather(n, axis) c = Equal(d, one) }"""
+    )
+    for condition, name in (("c", "y"), ("given", "z")):
+        node = onnx.helper.make_node("If", [condition], [name], then_branch=then, else_branch=other)
+        proto.graph.node.append(node)
+    graph = from_proto(proto)
+    annotate(graph)
+    taken, unknown = graph.outputs
+    shapes = bind(graph, {"N": 3, "M": 4})
+    assert shapes.of(taken) == (3, 4), "known by the sizes alone"
+    assert shapes.of(unknown) in ((3, 4), (3, 1, 4))
+    assert shapes.assumptions == ()
+
+
+def test_a_pad_by_unknown_amounts_adds_nothing() -> None:
+    graph = parse("p = Pad(x, n) y = Exp(p)", inputs="float[1,N] x, int64[4] n", outputs="float[a,b] y", weights={})
+    assert bind(graph, {"N": 6}).of(graph.outputs[0]) == (1, 6)
