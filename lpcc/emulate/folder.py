@@ -25,7 +25,7 @@ class Folder:
     def default() -> Folder:
         """The one that the environment variable LPCC_EMULATOR names, else ``lpcc/arm64`` in the user's cache."""
         named = os.environ.get("LPCC_EMULATOR")
-        return Folder(Path(named).expanduser() if named else cache() / "arm64")
+        return Folder(Path(named).expanduser().absolute() if named else cache() / "arm64")
 
     @property
     def root(self) -> Path:

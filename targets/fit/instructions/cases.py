@@ -40,6 +40,7 @@ class Draft:
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     inputs: list[onnx.ValueInfoProto] = field(default_factory=list)
     weights: list[onnx.TensorProto] = field(default_factory=list)
+    opset: int = 17
 
     def input(self, name: str, shape: Sequence[int], dtype: str = "float32") -> str:
         """Declares a graph input."""
@@ -62,7 +63,7 @@ class Draft:
         for result in results:
             result.type.tensor_type.elem_type = _TYPES[dtype]
         graph = helper.make_graph(self.nodes, "case", self.inputs, results, self.weights)
-        domains = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
+        domains = [helper.make_opsetid("", self.opset), helper.make_opsetid("com.microsoft", 1)]
         return helper.make_model(graph, opset_imports=domains, ir_version=9)
 
 
@@ -128,6 +129,10 @@ class Convolution:
 
 
 _WINDOWS = ((3, 3), (3, 3), (3, 3), (3, 3), (5, 5), (7, 7), (1, 3), (3, 1), (1, 7), (2, 2))
+
+
+POOLS = ((2, 2, 0), (3, 2, 1), (3, 2, 0), (3, 1, 1), (3, 1, 1), (5, 1, 2), (2, 1, 0), (4, 4, 0), (7, 7, 0))
+"""Window, stride and padding of poolings."""
 
 
 def convolutions(rng: Generator, kind: str, count: int) -> Iterator[Convolution]:

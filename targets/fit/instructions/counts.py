@@ -39,7 +39,7 @@ SETS = ("armv8", "dotprod")
 CLASSES = ("mac", "other")
 _AMOUNTS = ("weight_bytes", "macs", "channels", "elements")
 COLUMNS = (
-    *("network", "name", "kind", "dtype", "scheme", "ops", "inputs", "outputs", "input_bytes", "output_bytes"),
+    *("network", "name", "kind", "dtype", "scheme", "op", "ops", "inputs", "outputs", "input_bytes", "output_bytes"),
     *_AMOUNTS,
     *GEOMETRY,
     *(f"{isa}_{name}" for isa in SETS for name in CLASSES),
@@ -67,7 +67,7 @@ def write(path: Path, rows: Iterable[Row], comment: str) -> None:
             counted = [row.counts.get((isa, name)) for isa in SETS for name in CLASSES]
             out.writerow(
                 [
-                    *(row.network, row.name, k.kind, k.dtype, k.scheme, "+".join(row.ops)),
+                    *(row.network, row.name, k.kind, k.dtype, k.scheme, k.op, "+".join(row.ops)),
                     *(len(k.inputs), len(k.outputs)),
                     *(sum(o.nbytes for o in operands) for operands in (k.inputs, k.outputs)),
                     *(getattr(k, name) for name in _AMOUNTS),
@@ -87,6 +87,7 @@ def read(path: Path) -> tuple[Row, ...]:
 def _row(cells: dict[str, str]) -> Row:
     nodes = tuple(gs.Node(op=op, name=cells["name"]) for op in cells["ops"].split("+"))
     kernel = Kernel(
+        op=cells["op"],
         kind=cells["kind"],
         dtype=cells["dtype"],
         scheme=cells["scheme"],

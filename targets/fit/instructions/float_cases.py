@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.random import Generator
+from onnx import helper
 
 from lpcc.targets.fit.instructions.cases import (
     MOST_MACS,
+    POOLS,
     Case,
     Convolution,
     Draft,
@@ -22,7 +24,7 @@ from lpcc.targets.fit.instructions.cases import (
 
 _AFTER = ("", "", "", "Relu", "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid")
 _ELEMENTWISE = ("Add", "Add", "Mul", "Mul", "Sub", "Div", "Max", "Relu", "Clip", "LeakyRelu", "HardSigmoid")
-_MORE = ("HardSwish", "PRelu", "Abs", "Neg", "Sqrt", "Floor", "Sum", "Min", "ThresholdedRelu", "Where", "Cast")
+_MORE = ("Round", "PRelu", "Abs", "Neg", "Sqrt", "Floor", "Sum", "Min", "ThresholdedRelu", "Where", "Cast")
 _ACTIVATIONS = ("Sigmoid", "Sigmoid", "Tanh", "Exp", "Erf", "Softplus", "Elu", "Log", "Pow", "Gelu", "Selu", "Mish")
 
 
@@ -87,17 +89,15 @@ def _products() -> Iterator[Case]:
         draft = Draft()
         fixed = number % 3 == 0
         first = draft.input("x", (*lead, rows, depth))
-        if fixed:
-            second = draft.weight("w", floats(rng, depth, columns))
-        else:
-            second = draft.input("w", (*lead, depth, columns))
+        weights = floats(rng, depth, columns)
+        second = draft.weight("w", weights) if fixed else draft.input("w", (*lead, depth, columns))
         draft.node("MatMul", [first, second], "y")
         yield _single(f"matmul-{number}", "gemm" if fixed else "matmul", draft)
 
 
 def _pools() -> Iterator[Case]:
     rng = seeded("float pools")
-    for number in range(90):
+    for number in range(130):
         op = ("MaxPool", "AveragePool", "GlobalAveragePool", "MaxPool", "AveragePool", "GlobalMaxPool")[number % 6]
         size, depth = log_uniform(rng, 2, 64), channels(rng, 4, 512)
         if size * size * depth > 300_000:
@@ -107,11 +107,9 @@ def _pools() -> Iterator[Case]:
         if op.startswith("Global"):
             draft.node(op, [x], "y")
         else:
-            window = int(rng.choice([2, 3, 3, 5, 7]))
-            pad = (window // 2) * int(rng.integers(2))
-            if size + 2 * pad < window:
+            window, stride, pad = POOLS[rng.integers(len(POOLS))]
+            if size < 4 or size + 2 * pad < window:
                 continue
-            stride = int(rng.choice([1, 2]))
             draft.node(op, [x], "y", kernel_shape=[window] * 2, strides=[stride] * 2, pads=[pad] * 4)
         yield _single(f"pool-{number}", "pool", draft)
 
@@ -146,7 +144,7 @@ def _elementwise() -> Iterator[Case]:
         yield _single(f"elementwise-{number}", "elementwise", draft, [last])
     for number in range(100):
         op = _ACTIVATIONS[number % len(_ACTIVATIONS)]
-        draft = Draft()
+        draft = Draft(opset=20)
         inputs = [draft.input("x", image(rng, 60_000))]
         if op == "Pow":
             inputs.append(draft.weight("exponent", np.float32([2.0, 0.5, 3.0][number % 3])))
@@ -199,7 +197,8 @@ def _moves() -> Iterator[Case]:
         elif op == "Split":
             if shape[1] % 2:
                 continue
-            draft.nodes.append(_split(x))
+            draft.weight("split", np.array([shape[1] // 2] * 2, np.int64))
+            draft.nodes.append(helper.make_node("Split", [x, "split"], ["y", "y2"], "y", axis=1))
             yield _single(f"copy-{number}", "copy", draft, ["y", "y2"])
             continue
         elif op == "Gather":
@@ -234,7 +233,7 @@ def _moves() -> Iterator[Case]:
         scale = 2.0 if rng.random() < 0.8 else 4.0
         scales = draft.weight("scales", np.array([1, 1, scale, scale], np.float32))
         linear = number % 2 == 1
-        how = str(rng.choice(["half_pixel", "asymmetric", "align_corners"]))
+        how = str(rng.choice(["half_pixel", "align_corners"])) if linear else "asymmetric"
         attributes = {"mode": "linear" if linear else "nearest", "coordinate_transformation_mode": how}
         if not linear:
             attributes["nearest_mode"] = "floor"
@@ -242,17 +241,11 @@ def _moves() -> Iterator[Case]:
         yield _single(f"resize-{number}", "resize", draft)
 
 
-def _split(x: str) -> object:
-    from onnx import helper
-
-    return helper.make_node("Split", [x], ["y", "y2"], "y", axis=1, num_outputs=2)
-
-
 def _reductions() -> Iterator[Case]:
     rng = seeded("float reductions")
     for number in range(60):
         op = ("ReduceMean", "ReduceMean", "ReduceSum", "ReduceMax", "ArgMax")[number % 5]
-        draft = Draft()
+        draft = Draft(opset=18)
         inputs, axes = [draft.input("x", image(rng, 100_000))], [[2, 3], [2, 3], [1], [3]][number % 4]
         if op == "ArgMax":
             draft.node(op, inputs, "y", axis=axes[0])

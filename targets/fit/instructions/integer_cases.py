@@ -12,6 +12,7 @@ from numpy.random import Generator
 from lpcc.targets.fit.instructions.cases import (
     MOST_MACS,
     NUMPY_TYPES,
+    POOLS,
     Case,
     Convolution,
     Draft,
@@ -122,7 +123,7 @@ def _products(scheme: str) -> Iterator[Case]:
 
 def _pools(scheme: str) -> Iterator[Case]:
     rng = seeded(f"{scheme} pools")
-    for number in range(90):
+    for number in range(130):
         op = ("MaxPool", "AveragePool", "GlobalAveragePool")[number % 3]
         size, depth = log_uniform(rng, 2, 64), channels(rng, 4, 512)
         if size * size * depth > 300_000:
@@ -134,11 +135,9 @@ def _pools(scheme: str) -> Iterator[Case]:
             pair.plain.node(op, ["x_f"], "y_f")
             pair.inner.node("QLinearGlobalAveragePool", quantised, "y", domain=_MS, channels_last=1)
         else:
-            window = int(rng.choice([2, 3, 3, 5, 7]))
-            pad = (window // 2) * int(rng.integers(2))
-            if size + 2 * pad < window:
+            window, stride, pad = POOLS[rng.integers(len(POOLS))]
+            if size < 4 or size + 2 * pad < window:
                 continue
-            stride = int(rng.choice([1, 2]))
             how: dict[str, Any] = {"kernel_shape": [window] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
             pair.input("x", (1, depth, size, size), last=True)
             pair.plain.node(op, ["x_f"], "y_f", **how)
