@@ -14,8 +14,8 @@ def test_the_variable_comes_before_the_cache(monkeypatch: pytest.MonkeyPatch, tm
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv("LPCC_EMULATOR", raising=False)
     assert Folder.default().path == tmp_path / "lpcc" / "arm64"
-    monkeypatch.setenv("LPCC_EMULATOR", "/elsewhere")
-    assert Folder.default().path == Path("/elsewhere")
+    monkeypatch.setenv("LPCC_EMULATOR", "elsewhere")
+    assert Folder.default().path == Path.cwd() / "elsewhere"
 
 
 def test_what_a_ready_folder_holds(ready: Folder) -> None:
