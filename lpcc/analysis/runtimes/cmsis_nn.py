@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
 
-from lpcc.analysis.runtimes.base import Facts, IntegerRules, Runtime
+from lpcc import edit
+from lpcc.analysis.runtimes.base import Facts, IntegerRules, MemoryRules, Runtime
 from lpcc.analysis.runtimes.fusions import conv_chain, gemm_chain
 from lpcc.analysis.runtimes.onnxruntime import FLOAT_OUTPUT, INTEGER, MOVES, PASSES_ON
 
 if TYPE_CHECKING:
     from lpcc.analysis.kernels import Kernel
+
+_MORE_INTEGER = {"Sub": (0, 1), "Tanh": (0,), "HardSwish": (0,), "ReduceMean": (0,), "Relu": (0,), "Clip": (0,)}
+"""Operators with an integer kernel here that onnxruntime lacks."""
+
+_MORE_MOVES = frozenset(["GlobalMaxPool", "Pad"])
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,24 @@ class CmsisNn(Runtime):
 
     def integer_rules(self) -> IntegerRules:
         """How Q/DQ are read."""
-        return IntegerRules(operators=INTEGER, passes_on=PASSES_ON, moves=MOVES, float_output=FLOAT_OUTPUT)
+        return IntegerRules(
+            operators=INTEGER | _MORE_INTEGER, passes_on=PASSES_ON, moves=MOVES | _MORE_MOVES, float_output=FLOAT_OUTPUT
+        )
 
     def chain(self, node: gs.Node, op: str, facts: Facts) -> tuple[gs.Node, ...]:
         """A node and those that run in the same kernel."""
         if op == "Conv":
             return conv_chain(node, facts)
         return gemm_chain(node, op, facts)
+
+    def kind(self, node: gs.Node, op: str, facts: Facts) -> str:
+        """Kernel kind. Images lie with channels last, so that bringing them there or back moves nothing."""
+        channels_last = op == "Transpose" and edit.attr(node, "perm", None) in ([0, 2, 3, 1], [0, 3, 1, 2])
+        return "view" if channels_last else super().kind(node, op, facts)
+
+    def memory_rules(self) -> MemoryRules:
+        """The arena of TensorFlow Lite for Microcontrollers shares nothing between input and output of a kernel."""
+        return MemoryRules(in_place=frozenset())
 
     def scratch(self, kernel: Kernel) -> int:
         """The buffers that CMSIS-NN's integer convolutions ask for: two columns, or one window, in 16 bits."""
