@@ -169,7 +169,9 @@ def _use(target: Target, cost: Cost) -> str:
         return units.size(used) if limit is None else f"{units.size(used)} of {units.size(limit * 1024)}"
 
     flash = "" if memory.flash_kib is None else f", flash {of(cost.flash_bytes, memory.flash_kib)} for weights and code"
-    return f"arena of activations: {units.size(cost.arena_bytes)}; RAM {of(cost.ram_bytes, memory.sram_kib)}{flash}"
+    weights = "" if flash or target.kind == "mcu" else " with the weights"
+    ram = of(cost.ram_bytes, memory.sram_kib)
+    return f"arena of activations: {units.size(cost.arena_bytes)}; RAM {ram}{weights}{flash}"
 
 
 def _order(cost: Cost) -> Iterator[str]:

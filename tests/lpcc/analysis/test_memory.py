@@ -3,10 +3,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
+import pytest
 from onnx import numpy_helper
 
 from lpcc.analysis.kernels import kernels
-from lpcc.analysis.memory import memory
+from lpcc.analysis.memory import Memory, memory
+from lpcc.analysis.runtimes import runtime_of
 from lpcc.analysis.types import annotate
 from lpcc.graph import from_proto
 
@@ -108,3 +110,45 @@ def test_an_empty_graph_holds_its_inputs() -> None:
     loaded = graph("y = Identity(x)")
     list.clear(loaded.nodes)
     assert memory(loaded).peak_bytes == K
+
+
+def integers(body: str, **shapes: tuple[int, ...]) -> gs.Graph:
+    """A network on int8 with convolutions of constant weights, whose Q/DQ are spelt ``name -> name_d``."""
+    constants = {name: np.ones(shape, np.int8) for name, shape in shapes.items()}
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (int8[1,4,16,16] x) => (int8[a,b,c,d] y) {{ {body} }}'
+    )
+    scales = {"s": np.asarray(np.float32(0.1)), "z": np.asarray(np.int8(0))}
+    proto.graph.initializer.extend(numpy_helper.from_array(v, n) for n, v in (constants | scales).items())
+    loaded = from_proto(proto)
+    annotate(loaded)
+    return loaded
+
+
+def conv(source: str, weight: str, result: str, attributes: str = "") -> str:
+    return (
+        f"{source}_d = DequantizeLinear({source}, s, z) {weight}_d = DequantizeLinear({weight}, s, z)"
+        f"{result}_f = Conv {attributes} ({source}_d, {weight}_d) {result} = QuantizeLinear({result}_f, s, z) "
+    )
+
+
+@pytest.mark.parametrize(("wide", "together"), [(8, 8 * K // 4), (16, 16 * K // 4), (20, 24 * K // 4)])
+def test_x_cube_ai_writes_a_convolution_over_its_input_unless_it_widens_too_much(wide: int, together: int) -> None:
+    found = memory_of("x-cube-ai", integers(conv("x", "w", "y"), w=(wide, 4, 1, 1)))
+    assert found.peak_bytes == together
+    assert found.arena.size == together
+    assert memory_of("cmsis-nn", integers(conv("x", "w", "y"), w=(wide, 4, 1, 1))).peak_bytes == (4 + wide) * K // 4
+
+
+def test_x_cube_ai_pools_while_it_convolves() -> None:
+    body = conv("x", "w", "a", "<pads = [1, 1, 1, 1]>") + (
+        "a_d = DequantizeLinear(a, s, z) p = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a_d) "
+        "y = QuantizeLinear(p, s, z)"
+    )
+    graph = integers(body, w=(64, 4, 3, 3))
+    assert memory_of("cmsis-nn", graph).peak_bytes == (64 + 16) * K // 4
+    assert memory_of("x-cube-ai", graph).peak_bytes < 64 * K // 4
+
+
+def memory_of(runtime: str, graph: gs.Graph) -> Memory:
+    return memory(graph, None, kernels(graph, None, runtime), runtime_of(runtime))

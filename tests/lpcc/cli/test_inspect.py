@@ -6,9 +6,24 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from lpcc.report import Figures
+from lpcc.testing.golden import read_model
+
+BRANCHES = """
+<ir_version: 8, opset_import: ["": 17]>
+g (float[1,2,8,8] x) => (float[1,4,8,8] y)
+<float[16,2,1,1] wide1, float[16,2,1,1] wide2, float[2,16,1,1] narrow1, float[2,16,1,1] narrow2>
+{
+    a = Conv(x, wide1)
+    b = Conv(x, wide2)
+    c = Conv(a, narrow1)
+    d = Conv(b, narrow2)
+    y = Concat<axis = 1>(c, d)
+}
+"""
 
 TARGET = ("-t", "arm-cortex-a72")
 
@@ -20,7 +35,8 @@ def test_a_table_and_totals(lpcc: Callable[..., Any], model: Path) -> None:
     assert head.split() == ["layer", "op", "type", "output", "MACs", "params", "moved", "time", "energy", "bound"]
     assert any("1x8x16x16" in line and "55.3 k" in line for line in lines)  # 8 x 16 x 16 x 27
     assert "net.onnx on arm-cortex-a72" in lines
-    assert any(line.startswith("peak of activations: ") for line in lines)
+    assert any(line.startswith("peak of activations: ") and " at " in line for line in lines)
+    assert any("█" in line for line in lines)
     assert "taken as" not in done.out
 
 
@@ -50,3 +66,25 @@ def test_a_size_for_no_open_dimension_is_refused(lpcc: Callable[..., Any], model
 
 def test_a_network_that_does_not_fit_is_warned_about(lpcc: Callable[..., Any], model: Path) -> None:
     assert "warning: does not fit" in lpcc("inspect", model, "-t", "arm-cortex-m4").out
+
+
+def test_memory_as_json(lpcc: Callable[..., Any], model: Path) -> None:
+    lpcc("inspect", model, "-t", "arm-cortex-m7", "-q", "--json", "cost.json", "--dim", "H=16", "--dim", "W=16")
+    memory = json.loads(Path("cost.json").read_text())["memory"]
+    assert memory["peak_bytes"] == max(moment["bytes"] for moment in memory["series"]) <= memory["arena_bytes"]
+    assert memory["least_peak_bytes"] <= memory["best_peak_bytes"] <= memory["peak_bytes"]
+    assert sum(held["bytes"] for held in memory["peak_tensors"]) >= memory["peak_bytes"]
+    assert memory["arena_bytes"] < memory["ram_bytes"]
+    assert memory["flash_bytes"] > 4 * (8 * 27 + 8 * 72 + 80)
+
+
+def test_a_better_order_and_what_it_gains(lpcc: Callable[..., Any], tmp_path: Path) -> None:
+    onnx.save(read_model(BRANCHES), tmp_path / "branches.onnx")
+    out = lpcc("inspect", tmp_path / "branches.onnx", "-t", "arm-cortex-m7").out
+    assert "note: another order of execution needs 41 % less: 5.00 KB in place of 8.50 KB (pass `schedule`)" in out
+
+
+def test_by_how_much_it_does_not_fit(lpcc: Callable[..., Any], model: Path) -> None:
+    out = lpcc("inspect", model, "-t", "arm-cortex-m4", "--dim", "H=1024", "--dim", "W=1024").out
+    assert "KiB of SRAM of 640 KiB" in out
+    assert "KiB too much; most at " in out
