@@ -384,7 +384,7 @@ def _by_parts(layer: _Layer) -> bool:
 
 
 def _depths(unit: int, channels: int) -> list[int]:
-    found = []
+    found: list[int] = []
     space = _up(min(channels, _MOST[2]), unit)
     depth = max(unit, min(space, _SPLIT))
     while True:

@@ -13,6 +13,7 @@ from lpcc.targets import BUILTIN
 from lpcc.targets.host import detect
 
 NAMES = sorted(BUILTIN)
+PROCESSORS = [name for name in NAMES if Target.load(name).kind in ("cpu", "mcu")]
 
 
 def test_the_list_is_what_is_on_disk() -> None:
@@ -40,7 +41,7 @@ def test_quality_is_stated(name: str) -> None:
     assert compared or quality.compared_with.startswith("not compared")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PROCESSORS)
 def test_int8_is_the_scheme_that_the_runtime_is_fast_with(name: str) -> None:
     int8 = Target.load(name).int8
     assert int8 is not None
@@ -49,7 +50,7 @@ def test_int8_is_the_scheme_that_the_runtime_is_fast_with(name: str) -> None:
     assert int8.reduce_range == (name == "x86-avx2"), "7 bits only where VPMADDUBSW saturates"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PROCESSORS)
 def test_every_kind_has_a_rate_in_both_formats(name: str) -> None:
     target = Target.load(name)
     for numbers in ("float32", "int8"):

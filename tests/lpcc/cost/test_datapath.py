@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from lpcc.analysis.types import annotate
+from lpcc.cost import Cost, CostModel
+from lpcc.graph import from_proto
+from lpcc.target import Target
+
+RNG = np.random.default_rng(0)
+SHAPE = (64, 64, 3, 3)
+
+
+def price(target: str, weights: NDArray[np.float32], *, sign: bool = False) -> Cost:
+    nodes = [helper.make_node("Sign", ["x"], ["s"])] if sign else []
+    nodes.append(helper.make_node("Conv", ["s" if sign else "x", "w"], ["y"], name="conv", pads=[1] * 4))
+    shape = [1, 64, 28, 28]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy"]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], [numpy_helper.from_array(weights, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    loaded = from_proto(model)
+    annotate(loaded)
+    return CostModel(Target.load(target)).estimate(loaded)
+
+
+def dense() -> NDArray[np.float32]:
+    return RNG.standard_normal(SHAPE).astype(np.float32)
+
+
+def powers() -> NDArray[np.float32]:
+    return np.exp2(RNG.integers(-6, 1, SHAPE)).astype(np.float32)
+
+
+def two_powers() -> NDArray[np.float32]:
+    return powers() + np.exp2(np.float32(-9)) * np.float32(1)
+
+
+def binary() -> NDArray[np.float32]:
+    return RNG.choice([-0.5, 0.5], SHAPE).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("target", "weights", "sign", "unit"),
+    [
+        ("shift", dense, False, "mac"),
+        ("shift", powers, False, "shift_add"),
+        ("shift", two_powers, False, "shift_add"),
+        ("shift", binary, False, "add"),
+        ("xnor", powers, False, "mac"),
+        ("xnor", binary, False, "add"),
+        ("xnor", binary, True, "xnor"),
+        ("xnor", dense, True, "mac"),
+    ],
+)
+def test_the_unit_follows_from_the_weights(
+    target: str, weights: Callable[[], NDArray[np.float32]], sign: bool, unit: str
+) -> None:
+    cost = price(target, weights(), sign=sign)
+    layer = cost.layers[-1]
+    assert unit in layer.counts
+    assert any("multipliers" in note for note in cost.assumptions) == (unit == "mac")
+
+
+def test_each_form_costs_less_than_the_one_before() -> None:
+    found = [price("shift", make()) for make in (dense, two_powers, powers)]
+    assert found[0].latency_ms > found[1].latency_ms > found[2].latency_ms
+    assert found[0].energy_mj > found[1].energy_mj > found[2].energy_mj
+    xnor = price("xnor", binary(), sign=True).layers[-1]
+    assert xnor.latency_ms < found[2].latency_ms / 8
