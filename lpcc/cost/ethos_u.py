@@ -89,7 +89,7 @@ class EthosU:
         if work is None:
             cycles = self._on_host(kernel)
             return Price(cycles / per_us, "compute", counts={"host_cycles": cycles})
-        slack = self._slack(_before(kernel, network))
+        slack = self._slack(network.before.get(id(kernel)))
         memory = max(self._sram_cycles(work), self._flash_cycles(work, slack))
         npu = work.npu_cycles
         if work.copied and work.encoded and not slack:  # nothing runs meanwhile: the first channels are waited for
@@ -296,17 +296,6 @@ class _Block:
     input_width: int
     input_depth: int
     part: bool
-
-
-def _before(kernel: Kernel, network: Network) -> Kernel | None:
-    """The kernel that runs before one, views aside."""
-    last = None
-    for other in network.kernels:
-        if other is kernel:
-            return last
-        if other.kind != "view":
-            last = other
-    return None
 
 
 def _layer(kernel: Kernel) -> _Layer:

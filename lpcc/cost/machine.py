@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -33,6 +34,12 @@ class Network:
 
     kernels: tuple[Kernel, ...] = ()
     weight_bytes: int = 0
+
+    @cached_property
+    def before(self) -> Mapping[int, Kernel]:
+        """The kernel that runs before each one, by ``id``; views, which do nothing, aside."""
+        working = [kernel for kernel in self.kernels if kernel.kind != "view"]
+        return {id(kernel): last for last, kernel in zip(working, working[1:], strict=False)}
 
 
 class Machine(Protocol):
