@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class Network:
     def before(self) -> Mapping[int, Kernel]:
         """The kernel that runs before each one, by ``id``; views, which do nothing, aside."""
         working = [kernel for kernel in self.kernels if kernel.kind != "view"]
-        return {id(kernel): last for last, kernel in zip(working, working[1:], strict=False)}
+        return {id(kernel): last for last, kernel in pairwise(working)}
 
 
 class Machine(Protocol):
