@@ -35,8 +35,8 @@ class Kernel:
     ``int8`` for all integer kernels, whose `scheme` tells activations and weights apart (``u8s8``). `channels` are the
     output channels of a group, which the kernel pads; 0 where that does not apply. `elements` are output elements,
     times the window for pooling; input elements for reductions. `geometry` are its loop bounds. `inner` is how deep
-    in nested graphs it is, `blocked` whether it works on blocks of channels. A change of layout that the runtime puts
-    in has no `nodes`; its `node` is the one that it is made for.
+    in nested graphs it is, `blocked` whether it works in a layout of the runtime's own, blocks of channels or channels
+    last. A change of layout that the runtime puts in has no `nodes`; its `node` is the one that it is made for.
     """
 
     op: str
@@ -162,7 +162,8 @@ class _Walk:
                 held = self.integers.held(tensor)
                 if held is not None:
                     self._convert(tensor, held)
-                read.append(Held(self.integers.holder(tensor), rules.dtype_of(tensor)))
+                kept = tensor if held is not None else self.integers.holder(tensor)
+                read.append(Held(kept, rules.dtype_of(tensor)))
         for dequantize in self.integers.weights_of(nodes):  # runs at every inference, as this is no integer kernel
             weight = Held(dequantize.outputs[0], rules.dtype_of(dequantize.outputs[0]))
             self.kernels.append(self._dequantize(dequantize, [], weight))

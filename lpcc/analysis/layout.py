@@ -6,6 +6,7 @@ changes are kernels that no node of the graph stands for.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -37,6 +38,9 @@ def with_layout(
     """
     leading = _leading(kernels, shapes)
     transposed = {id(k.inputs[0].tensor) for k in kernels if k.op == "Transpose" and k.inputs}
+    uses = Counter(id(o.tensor) for kernel in kernels for o in kernel.inputs)
+    uses.update(id(tensor) for tensor in outputs)
+    just_made = {id(k.outputs[0].tensor) for k in kernels if k.op == "Transpose" and uses[id(k.outputs[0].tensor)] == 1}
     last: set[int] = set()  # ids of tensors that are there channels last
     reordered: set[int] = set()  # ids of views of such
     makers: dict[int, Kernel] = {}
@@ -54,10 +58,15 @@ def with_layout(
         elif not order:
             for operand in kernel.inputs:
                 key = id(operand.tensor)
-                if (key in last) != wanted and key not in both and len(shapes.of(operand.tensor) or ()) == 4:
+                moved = wanted and key in just_made  # a Transpose of the graph may as well write it so
+                image = len(shapes.of(operand.tensor) or ()) == 4
+                if (key in last) != wanted and key not in both and image and not moved:
                     both.add(key)
                     yield _change(kernel, operand, shapes)
-        yield kernel
+                    maker = makers.get(key)
+                    if maker is not None and maker.kind == "dequantize":
+                        yield from _round_trip(maker, operand)
+        yield replace(kernel, blocked=True) if wanted else kernel
         if wanted:
             last.update(id(operand.tensor) for operand in kernel.outputs)
             makers.update((id(operand.tensor), kernel) for operand in kernel.outputs)
@@ -117,6 +126,14 @@ def view(kernel: Kernel, operand: Operand) -> Kernel:
         channels=0,
         elements=0,
     )
+
+
+def _round_trip(dequantize: Kernel, operand: Operand) -> Iterator[Kernel]:
+    """A Q/DQ pair that onnxruntime leaves behind where it has moved a change of layout behind a DequantizeLinear."""
+    small = dequantize.inputs[0].nbytes
+    held = replace(operand, nbytes=small)
+    yield replace(dequantize, op="QuantizeLinear", kind="quantize", nodes=(), inputs=(operand,), outputs=(held,))
+    yield replace(dequantize, nodes=(), inputs=(held,), outputs=(operand,))
 
 
 def _change(kernel: Kernel, operand: Operand, shapes: Shapes) -> Kernel:
