@@ -56,3 +56,12 @@ def zoo() -> Zoo:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return Zoo(root, module)
+
+
+@pytest.fixture(scope="session")
+def truth() -> Path:
+    """The folder of measurements that LPCC_TRUTH names, or shared/truth beside the checkout; skips without it."""
+    root = Path(os.environ.get("LPCC_TRUTH") or Path(__file__).parents[2] / "shared" / "truth")
+    if not root.is_dir():
+        pytest.skip(f"no measurements at {root}: set LPCC_TRUTH to their folder")
+    return root
