@@ -23,7 +23,9 @@ class Accelerator(Runtime):
     def integer_rules(self) -> IntegerRules:
         """How Q/DQ are read."""
         return IntegerRules(
-            operators={"Conv": (0, 1), "ConvTranspose": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1), "Where": (1, 2)},
+            operators=dict.fromkeys(("Conv", "ConvTranspose", "Gemm", "MatMul"), (0, 1))
+            | {"Where": (1, 2)}
+            | dict.fromkeys(("Add", "Sub", "Mul", "Div", "Min", "Max", "Concat"), ()),
             otherwise=(0,),
             passes_on=PASSES_ON,
             moves=MOVES,
