@@ -17,8 +17,8 @@ Scale = NDArray[np.float32]
 
 _PRODUCTS = ("Conv", "Gemm", "MatMul")
 _CLAMPS = ("Relu", "Clip")
-_MOVES = ("MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool", "Flatten", "Reshape", "Transpose")
-_MOVES += ("Concat", "Split")
+_POOLS = ("MaxPool", "GlobalMaxPool", "AveragePool", "GlobalAveragePool")
+_MOVES = (*_POOLS, "Flatten", "Reshape", "Transpose", "Concat", "Split")
 _PARAMETERS = {"signed": (1 / 32, 0), "positive": (6 / 255, -128), "probability": (1 / 256, -128)}
 """Scale and zero point of activations: `positive` is what a Relu or Clip leaves, so that requantisation clamps."""
 
