@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import onnx_graphsurgeon as gs
@@ -267,6 +268,7 @@ def _permutes(kernel: Kernel, order: list[int]) -> bool:
 
 def _reorder(kernel: Kernel, operand: Operand, shapes: Shapes, op: str, instead: Kernel | None = None) -> Kernel:
     count = shapes.elements(operand.tensor)
+    _, channels, *sides = shapes.of(operand.tensor) or (1, 1)
     return replace(
         instead or kernel,
         op=op,
@@ -278,5 +280,5 @@ def _reorder(kernel: Kernel, operand: Operand, shapes: Shapes, op: str, instead:
         macs=0,
         channels=0,
         elements=count,
-        geometry=Geometry(groups=count),
+        geometry=Geometry(groups=count, cin=channels, oh=prod(sides)),
     )
