@@ -28,8 +28,12 @@ from lpcc.targets.fit.least_squares import fit_relative
 _ROUNDS = 3
 _IRRELEVANT = 0.005
 """Share of a probe's time below which a term does not matter to it; those that matter to none are dropped."""
+_LEAST_DOUBT = 0.01
+"""Relative error from which a measurement counts less."""
 _PART = 0.5
+"""What a part of a network counts for, against a whole run."""
 _RESOLUTION_MS = 0.003
+"""Of the profiler, a kernel."""
 _NS = 1e6
 """Nanoseconds in a millisecond."""
 
@@ -105,7 +109,8 @@ def fit(samples: Sequence[Sample]) -> Coefficients:
         shares = (features * solution / measured[:, None]).max(axis=0)
         columns = [column for column, share in zip(columns, shares, strict=True) if share > _IRRELEVANT]
         residuals = np.abs(features @ solution / measured - 1)
-        weights = trusted / np.maximum(residuals, 2 * np.median(residuals))  # what fits badly was perhaps disturbed
+        doubt = max(2 * float(np.median(residuals)), _LEAST_DOUBT)
+        weights = trusted / np.maximum(residuals, doubt)  # what fits badly was perhaps disturbed
         weights /= weights.mean()
     features = np.array([[found.get(column, 0.0) for column in columns] for found in amounts])
     solution = fit_relative(features, measured, weights=weights)

@@ -221,9 +221,11 @@ def _concat(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
     """Two to four images joined along the channels."""
     shape, count = _image(rng, 300_000), int(rng.integers(2, 5))
     parts = [net.input(*shape) for _ in range(count)]
-    if net.int8 is not None or rng.random() < 0.5:
+    between = net.int8 is not None or rng.random() < 0.5
+    if between:
         parts = [net.conv(part, shape[1], 3, groups=shape[1]) for part in parts]
-    return (net.op("Concat", *parts, shape=(1, count * shape[1], *shape[2:]), axis=1),)
+    x = net.op("Concat", *parts, shape=(1, count * shape[1], *shape[2:]), axis=1)
+    return (net.conv(x, 16, 1) if between else x,)
 
 
 def _copy(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
@@ -231,7 +233,10 @@ def _copy(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
     _, channels, side, _ = shape = _image(rng)
     shape = (1, channels + channels % 2, side, side)
     x = net.input(*shape)
-    word = str(rng.choice(["Split", "Slice", "Pad"]))
+    word = str(rng.choice(["Split", "Slice", "Pad", "Gather"]))
+    if word == "Gather":
+        some = np.arange(0, shape[1], 2, dtype=np.int64)
+        return (net.op("Gather", x, constants=[some], shape=(1, shape[1] // 2, side, side), axis=1),)
     if word == "Split":
         return tuple(net.split(x, 2))
     if word == "Slice":
@@ -262,10 +267,14 @@ def _resize(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
     """Twice the size, by repeating or by mixing."""
     _, channels, side, _ = shape = _image(rng, 150_000)
     x = net.input(*shape)
+    between = rng.random() < 0.5
+    if between:
+        x = net.conv(x, channels, 1)
     mode = str(rng.choice(["nearest", "linear"])) if net.int8 is None else "nearest"
     where = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     scales = net.constant(np.array([1, 1, 2, 2], np.float32))
-    return (net.op("Resize", x, "", scales, shape=(1, channels, 2 * side, 2 * side), mode=mode, **where),)
+    x = net.op("Resize", x, "", scales, shape=(1, channels, 2 * side, 2 * side), mode=mode, **where)
+    return (net.conv(x, 16, 1) if between else x,)
 
 
 def _reduce(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
@@ -403,11 +412,34 @@ def _shuffle(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
     return (x,)
 
 
+def _network(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
+    """A whole network of random widths: what kernels cost where others have used the caches since."""
+    side, width = _log(rng, 64, 224, 32), _log(rng, 8, 32, 8)
+    x = net.conv(net.input(1, 3, side, side), width, 3, stride=2, act="Clip")
+    mobile, act = rng.random() < 0.6, str(rng.choice(["Clip", "Relu", "HardSwish"]))
+    for stage in range(4):
+        cout = width * 2**stage
+        for block in range(int(rng.integers(1, 4))):
+            stride = 2 if block == 0 and stage > 0 else 1
+            if mobile:
+                wide = net.shapes[x][1] * int(rng.choice([3, 4, 6]))
+                y = net.conv(x, wide, 1, act=act)
+                y = net.conv(y, wide, int(rng.choice([3, 5])), stride=stride, groups=wide, act=act)
+                y = net.conv(y, cout, 1, act=None)
+            else:
+                y = net.conv(net.conv(x, cout, 3, stride=stride), cout, 3)
+            x = net.op("Add", x, y) if net.shapes[x] == net.shapes[y] else y
+    x = net.conv(x, _log(rng, 256, 1280, 64), 1, act=act)
+    wide = net.shapes[x][1]
+    x = net.op("Flatten", net.op("GlobalAveragePool", x, shape=(1, wide, 1, 1)), shape=(1, wide))
+    return (net.gemm(x, _log(rng, 10, 1000), act=None),)
+
+
 _BOTH: dict[Family, int] = {
     _conv: 20, _stem: 12, _pointwise: 22, _depthwise: 20, _grouped: 8, _gemm: 10, _project: 6, _matmul: 6, _add: 10,
-    _scale: 6, _hswish: 8, _activation: 8, _pool: 12, _average: 8, _concat: 10, _copy: 8, _transpose: 10, _resize: 8,
+    _scale: 6, _hswish: 8, _activation: 8, _pool: 12, _average: 8, _concat: 10, _copy: 12, _transpose: 10, _resize: 12,
     _reduce: 4, _softmax: 6, _tiny: 8, _inverted: 12, _residual: 8, _branches: 8, _shuffle: 8,
-    _early: 10, _late: 10, _wide: 8,
+    _early: 10, _late: 10, _wide: 8, _network: 10,
 }  # fmt: skip
 _FLOAT: dict[Family, int] = {_unary: 10, _norm: 8, _rnn: 8}
 _INTEGER: dict[Family, int] = {_convert: 8}
