@@ -1,10 +1,12 @@
 """Ethos-U55: cycles and SRAM against what Arm's compiler Vela estimates for the networks of MLPerf Tiny.
 
-No number is fitted to these rows: the targets hold the published features of the hardware. But the formulas, the size of
-compressed weights and the cost of a softmax were checked on Vela's reports, layer by layer, of the same networks; what
-was not looked at before (ResNet-8 of 2.5 times the width, other memories) is in the targets' [quality]. The networks are
-built with random weights; as the time to read weights depends on how far they can be compressed, values are set to zero, a share
-that is the same for all layers of a network, until all weights together compress as far as the trained ones do.
+No number is fitted to these rows: the targets hold the published features of the hardware. But the formulas, the size
+of compressed weights and the cost of a softmax were checked on Vela's reports, layer by layer, of the same networks;
+what was not looked at before (ResNet-8 of 2.5 times the width, other memories) is in the targets' [quality].
+
+The networks are built with random weights. As the time to read weights depends on how far they can be compressed,
+values are set to zero, a share that is the same for all layers of a network, until all weights together compress as far
+as the trained ones do.
 """
 
 from __future__ import annotations

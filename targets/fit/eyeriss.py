@@ -2,8 +2,8 @@
 
 That column is the sum of a constant and a time for each operator of a cell. A 3x3 convolution takes 96 elements of the
 array at 250 MHz and a 1x1 convolution 64, as exact folding onto 12 x 14 elements says; pooling counts as a convolution.
-Clock and folding were chosen because they explain all operators at once. The constant, which stands for stem and head and
-which geometry does not explain (13 to 68 % of a network), is the only number that is fitted.
+Clock and folding were chosen because they explain all operators at once. The constant, which stands for stem and head
+and which geometry does not explain (13 to 68 % of a network), is the only number that is fitted.
 """
 
 from __future__ import annotations
