@@ -186,6 +186,16 @@ def _interface(tensor: gs.Tensor) -> onnx.ValueInfoProto:
     return info
 
 
+def _stated_shape(tensor: gs.Tensor) -> list[Any] | None:
+    """Shape of a tensor without the names that shape inference makes up for sizes it does not know.
+
+    onnxruntime would take them for sizes of their own: it then leaves the sum after a convolution apart.
+    """
+    if tensor.shape is None:
+        return None
+    return [None if isinstance(dim, str) and dim.startswith("unk__") else dim for dim in tensor.shape]
+
+
 def _value_info(tensor: gs.Tensor) -> onnx.ValueInfoProto:
     """Type of a tensor: the one it came with, with its doc string and denotations, if that still holds."""
     carried = getattr(tensor, "carried", None)
@@ -199,7 +209,7 @@ def _value_info(tensor: gs.Tensor) -> onnx.ValueInfoProto:
     if tensor.dtype is None:
         info = helper.make_empty_tensor_value_info(tensor.name)
     else:
-        info = helper.make_tensor_value_info(tensor.name, elem_type(tensor.dtype), tensor.shape)
+        info = helper.make_tensor_value_info(tensor.name, elem_type(tensor.dtype), _stated_shape(tensor))
     if carried is not None:
         _set(info, "doc_string", carried.doc_string)
         info.metadata_props.extend(carried.metadata_props)

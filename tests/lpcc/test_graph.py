@@ -366,3 +366,14 @@ def test_constants_may_be_made_of_anything_numpy_reads() -> None:
 
 def test_a_loaded_graph_is_a_graph_of_graphsurgeon() -> None:
     assert isinstance(from_proto(small()), gs.Graph)
+
+
+def test_names_that_shape_inference_makes_up_are_not_written() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 17]> g (float[N,3] x) => (float[N,M] y) { a = Relu(x) y = Exp(a) }"""
+    )
+    graph = from_proto(model)
+    graph.nodes[0].outputs[0].dtype = np.dtype(np.float32)
+    graph.nodes[0].outputs[0].shape = ["unk__0", 3]
+    (info,) = to_proto(graph).graph.value_info
+    assert [dim.dim_param or dim.dim_value for dim in info.type.tensor_type.shape.dim] == [0, 3]
