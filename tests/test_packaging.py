@@ -125,7 +125,7 @@ class TestArchives:
     def test_wheel_has_every_file_of_the_package(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:
             packed = {name for name in archive.namelist() if ".dist-info/" not in name}
-        suffixes = (".py", ".toml", ".csv", ".json", ".c", ".h")
+        suffixes = (".py", ".toml", ".csv", ".json", ".c", ".h", ".ld")
         wanted = set().union(*(sources(suffix) for suffix in suffixes)) | {"lpcc/py.typed"}
         assert packed == wanted
 
