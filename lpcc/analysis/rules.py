@@ -50,7 +50,8 @@ for _kind, _ops in {
     "ArgMax ArgMin com.microsoft::QLinearReduceMean",
     "softmax": "Softmax LogSoftmax com.microsoft::QLinearSoftmax",
     "norm": "BatchNormalization InstanceNormalization LayerNormalization GroupNormalization LRN LpNormalization "
-    "com.microsoft::SkipLayerNormalization",
+    "SimplifiedLayerNormalization com.microsoft::SkipLayerNormalization "
+    "com.microsoft::SkipSimplifiedLayerNormalization",
     "rnn": "LSTM GRU RNN com.microsoft::DynamicQuantizeLSTM",
     "matmul": "Einsum Attention com.microsoft::Attention com.microsoft::MultiHeadAttention",
     "gemm": "com.microsoft::MatMulNBits",

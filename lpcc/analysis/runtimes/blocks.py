@@ -140,8 +140,10 @@ class _Blocks:
         if op == "com.microsoft::QuickGelu":
             return self._append(kernel, found[0].channels, found[0].dims)
         if op == "BatchNormalization":
-            conv = replace(kernel, op="Conv", kind="depthwise", macs=kernel.elements, channels=found[0].channels)
-            return self._append(conv, found[0].channels, found[0].dims, is_conv=True)
+            channels = found[0].channels
+            loops = replace(kernel.geometry, groups=channels, cin=1, cout=1)
+            conv = replace(kernel, op="Conv", kind="depthwise", macs=kernel.elements, channels=channels, geometry=loops)
+            return self._append(conv, channels, found[0].dims, is_conv=True)
         if op == "Transpose" and _permutes(kernel, _TO_LAST):
             self._out.append(kernel)  # brings the tensor back and transposes it at once
             return True

@@ -148,6 +148,31 @@ def test_float_networks_as_recorded(zoo: Any, name: str, processor: str) -> None
     assert ours(onnx.load(zoo.model(name)), ISA[processor]) == RECORDED[processor][name]
 
 
+@pytest.mark.parametrize(
+    ("name", "kind", "nodes"),
+    [
+        ("layer_norm_spelt_out", "norm", 9),
+        ("rms_norm_spelt_out", "norm", 6),
+        ("gelu_other_order", "activation", 5),
+        ("lstm", "rnn", 1),
+        ("einsum", "matmul", 1),
+        ("quick_gelu", "activation", 3),
+    ],
+)
+def test_a_recognised_group_is_one_kernel_of_its_kind(name: str, kind: str, nodes: int) -> None:
+    graph = from_proto(read_model(GRAPHS[name]))
+    annotate(graph)
+    (kernel,) = kernels(graph, isa=ISA["aarch64"])
+    assert (kernel.kind, len(kernel.nodes)) == (kind, nodes)
+
+
+def test_a_batch_norm_in_blocks_is_a_depthwise_convolution() -> None:
+    graph = from_proto(read_model(GRAPHS["batch_norm_in_blocks"]))
+    annotate(graph)
+    (norm,) = (k for k in kernels(graph, isa=ISA["x86-avx512"]) if k.kind == "depthwise")
+    assert (norm.geometry.groups, norm.geometry.depth, norm.macs) == (32, 1, 32 * norm.geometry.pixels)
+
+
 def test_small_graphs_here(here: Optimise) -> None:
     for name, text in GRAPHS.items():
         if name not in ON_X86_IN_S8:
