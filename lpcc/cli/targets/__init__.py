@@ -13,7 +13,7 @@ __all__ = ["app"]
 
 app = typer.Typer(
     name="targets",
-    help="The devices that lpcc knows: list them, show one, calibrate your own.",
+    help="The devices: list them, show one, calibrate your own.",
     rich_markup_mode=None,
 )
 app.command(name="list")(listing)

@@ -67,7 +67,8 @@ def measure(
         found = work.read_times(times)
     else:
         with terminal.progress() as step:
-            found = work.measure(target.int8, minutes, step)
+            measured = work.times_csv(work.measure(target.int8, minutes, step))
+        found = work.parse_times(measured, raw)  # as a later run reads it, so that it fits the same
     done = work.calibrate(target, found)
     text, rows = work.files(name, base, layer, done, table.name)
     written = {file: [text.encode()], table: [rows.encode()]}

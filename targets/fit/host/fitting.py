@@ -27,7 +27,9 @@ from lpcc.targets.fit.least_squares import fit_relative
 
 _ROUNDS = 3
 _IRRELEVANT = 0.005
-"""Share of a probe's time below which a term does not matter to it; those that matter to none are dropped."""
+"""Share of a sample's time below which a term does not matter to it."""
+_LEAST_SAMPLES = 3
+"""A term that matters to fewer is dropped: what so few say of it does not hold elsewhere."""
 _LEAST_DOUBT = 0.01
 """Relative error from which a measurement counts less."""
 _PART = 0.5
@@ -106,8 +108,8 @@ def fit(samples: Sequence[Sample]) -> Coefficients:
     for _ in range(_ROUNDS):
         features = np.array([[found.get(column, 0.0) for column in columns] for found in amounts])
         solution = fit_relative(features, measured, weights=weights)
-        shares = (features * solution / measured[:, None]).max(axis=0)
-        columns = [column for column, share in zip(columns, shares, strict=True) if share > _IRRELEVANT]
+        matters = (features * solution / measured[:, None] > _IRRELEVANT).sum(axis=0)
+        columns = [column for column, count in zip(columns, matters, strict=True) if count >= _LEAST_SAMPLES]
         residuals = np.abs(features @ solution / measured - 1)
         doubt = max(2 * float(np.median(residuals)), _LEAST_DOUBT)
         weights = trusted / np.maximum(residuals, doubt)  # what fits badly was perhaps disturbed

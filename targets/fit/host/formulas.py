@@ -152,7 +152,6 @@ _ANY: Mapping[str, tuple[str, ...]] = {
         "input_bytes",
         "output_bytes",
         "groups",
-        "[blocked=1]*groups",
         "is(Gather)*groups",
         *(f"is({op})*elements" for op in ("Pad", "Split", "Slice", "Gather")),
     ),

@@ -154,9 +154,19 @@ def times_csv(found: Mapping[str, Measurement]) -> str:
 
 
 def read_times(path: Path) -> dict[str, Measurement]:
-    """Measurements that `times_csv` wrote. Raises UsageError where the file is none of those."""
+    """Measurements in a file that `times_csv` wrote. Raises UsageError where it is none of those."""
     try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8").splitlines()))
+        return parse_times(path.read_text(encoding="utf-8"), path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: is no text") from None
+
+
+def parse_times(text: str, path: Path) -> dict[str, Measurement]:
+    """Measurements as `times_csv` writes them, from the file `path`. Raises UsageError where the text is none."""
+    try:
+        rows = list(csv.reader(text.splitlines()))
         if not rows or rows[0] != _COLUMNS:
             raise UsageError(f"{path}: is no file of times that `lpcc targets measure` wrote: expected {_COLUMNS}")
         found: dict[str, Measurement] = {}
@@ -166,8 +176,6 @@ def read_times(path: Path) -> dict[str, Measurement]:
                 found[name] = replace(one, parts={**one.parts, part: (int(count), float(value))})
             else:
                 found[name] = Measurement(float(value))
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, KeyError):
         raise UsageError(f"{path}: is damaged: measure anew without it") from None
     return found

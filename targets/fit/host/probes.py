@@ -233,7 +233,11 @@ def _copy(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
     _, channels, side, _ = shape = _image(rng)
     shape = (1, channels + channels % 2, side, side)
     x = net.input(*shape)
-    word = str(rng.choice(["Split", "Slice", "Pad", "Gather"]))
+    word = str(rng.choice(["Split", "Slice", "Pad", "Gather", "every second"]))
+    if word == "every second":
+        numbers = [np.array(values, np.int64) for values in ([0, 0], [side, side], [2, 3], [2, 2])]
+        x = net.conv(x, shape[1], 1)
+        return (net.op("Slice", x, constants=numbers, shape=(*shape[:2], -(-side // 2), -(-side // 2))),)
     if word == "Gather":
         some = np.arange(0, shape[1], 2, dtype=np.int64)
         return (net.op("Gather", x, constants=[some], shape=(1, shape[1] // 2, side, side), axis=1),)
@@ -437,7 +441,7 @@ def _network(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
 
 _BOTH: dict[Family, int] = {
     _conv: 20, _stem: 12, _pointwise: 22, _depthwise: 20, _grouped: 8, _gemm: 10, _project: 6, _matmul: 6, _add: 10,
-    _scale: 6, _hswish: 8, _activation: 8, _pool: 12, _average: 8, _concat: 10, _copy: 12, _transpose: 10, _resize: 12,
+    _scale: 6, _hswish: 8, _activation: 8, _pool: 12, _average: 8, _concat: 10, _copy: 16, _transpose: 10, _resize: 12,
     _reduce: 4, _softmax: 6, _tiny: 8, _inverted: 12, _residual: 8, _branches: 8, _shuffle: 8,
     _early: 10, _late: 10, _wide: 8, _network: 10,
 }  # fmt: skip
