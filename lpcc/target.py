@@ -256,7 +256,7 @@ class Layers:
         return Layers.of(base, (*chain, key)).over(layer, str(path))
 
     def over(self, layer: Mapping[str, Any], where: str) -> Layers:
-        """These layers with one more on top."""
+        """These layers with one more on top. What it says of its `quality` takes the place of all that was said."""
         layer = dict(layer)
         stated = layer.pop("sources", {})
         if not isinstance(stated, dict) or not all(isinstance(text, str) for text in stated.values()):
@@ -269,7 +269,8 @@ class Layers:
         for number in numbers:
             best = max((key for key in stated if _covers(key, number)), key=len, default=None)
             sources[number] = stated[best] if best is not None else ""
-        return Layers(_merge(self.data, layer), sources)
+        base = {key: value for key, value in self.data.items() if key != "quality" or key not in layer}
+        return Layers(_merge(base, layer), sources)
 
 
 def numbers_of(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import lpcc.target
 from lpcc.cost import KernelTable
 from lpcc.errors import UsageError
-from lpcc.target import Target
+from lpcc.target import Quality, Target
 
 BOARD = """
 name = "board"
@@ -235,3 +235,10 @@ def test_targets_are_frozen_and_light() -> None:
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_quality_is_not_inherited_in_part(tmp_path: Path) -> None:
+    """A target that nobody compared has no error, whatever it extends."""
+    board = tmp_path / "board.toml"
+    board.write_text('name = "board"\nextends = "arm-cortex-m4"\n[quality]\ncompared_with = "not compared"\n')
+    assert Target.load(board).quality == Quality("not compared")
