@@ -15,10 +15,10 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from lpcc.cost.footprint import Footprint
 from lpcc.cost.datapath import Datapath
 from lpcc.cost.eie import Eie
 from lpcc.cost.ethos_u import EthosU
+from lpcc.cost.footprint import Footprint
 from lpcc.cost.kinds import ELEMENT_KINDS, FORMATS, INSTRUCTIONS, MAC_KINDS
 from lpcc.cost.machine import Machine
 from lpcc.cost.processor import Processor
