@@ -16,10 +16,10 @@ _BROADCAST = frozenset(
     "Add Sub Mul Div Max Min Pow Mod Where And Or Xor Equal Less Greater LessOrEqual GreaterOrEqual PRelu".split()  # noqa: SIM905
 )
 _POOLS = ("MaxPool", "AveragePool", "LpPool", "QLinearAveragePool", "NhwcMaxPool")
-_COPIES = frozenset(["Slice", "Pad", "Split", "Gather", "Expand", "Tile"])
+_COPIES = frozenset(["Slice", "Pad", "Split", "Gather", "Expand", "Tile", "Concat"])
 _ROWS = frozenset(
-    "Softmax LogSoftmax QLinearSoftmax ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceLogSum "
-    "ReduceSumSquare ReduceLogSumExp ArgMax ArgMin QLinearReduceMean".split()
+    "Softmax LogSoftmax QLinearSoftmax ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 "  # noqa: SIM905
+    "ReduceLogSum ReduceSumSquare ReduceLogSumExp ArgMax ArgMin QLinearReduceMean".split()
 )
 
 
@@ -35,7 +35,7 @@ class Geometry:
     product at each of `oh` steps. A change of the order of axes moves `groups` runs of `cout` elements and takes `kh`
     axes out of their order. Other kernels have the channels and the size of what they write; one that resizes mixes
     `kh` x `kw` pixels into each, and where operands differ in shape, `groups` counts the runs of elements within which
-    they do not. What copies parts of its input (Slice, Pad, Gather ...) writes `groups` runs. A softmax or a reduction
+    they do not. What copies parts of its inputs (Slice, Pad, Concat ...) writes `groups` runs. A softmax or a reduction
     goes over `groups` rows of `cin` elements that lie `cout` elements apart.
     """
 
@@ -199,6 +199,9 @@ def _runs(operands: list[tuple[int, ...]], out: tuple[int, ...]) -> int:
 
 def _pieces(node: gs.Node, op: str, first: tuple[int, ...], out: tuple[int, ...]) -> int:
     """Runs of elements in which parts of the input are copied: those behind the last axis that changes, and its own."""
+    if op == "Gather":
+        axis = int(edit.attr(node, "axis", 0)) % max(len(first), 1)
+        return max(prod(out) // max(prod(first[axis + 1 :]), 1), 1)
     if len(first) != len(out):
         return max(prod(out) // max(out[-1], 1), 1)
     changed = [axis for axis, (old, new) in enumerate(zip(first, out, strict=True)) if old != new]
@@ -206,7 +209,7 @@ def _pieces(node: gs.Node, op: str, first: tuple[int, ...], out: tuple[int, ...]
         return 1
     last = changed[-1]
     steps = edit.const(node.inputs[4]) if op == "Slice" and len(node.inputs) > 4 and node.inputs[4].name else None
-    whole = op in ("Split", "Pad") or (op == "Slice" and (steps is None or bool((steps == 1).all())))
+    whole = op in ("Split", "Pad", "Concat") or (op == "Slice" and (steps is None or bool((steps == 1).all())))
     return prod(out[: last if whole else last + 1])
 
 

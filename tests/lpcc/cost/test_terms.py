@@ -37,6 +37,11 @@ KERNEL = SimpleNamespace(
         ("macs*[kh=3]", 1000),
         ("macs*[kh=1]", 0),
         ("macs*[sh>1]*[cin<6]", 1000),
+        ("macs*[sh>1&cin>5]", 0),
+        ("macs*![sh>1&cin>5]", 1000),
+        ("[cout%16=2]", 1),
+        ("blocks(oh,4)", 3),  # 4 + 2 + 1
+        ("blocks(cout,4)", 5),
     ],
 )
 def test_value(text: str, value: float) -> None:
@@ -55,6 +60,7 @@ def test_value(text: str, value: float) -> None:
         ("colums", "quantity `colums`"),
         ("[cim=3]", "quantity `cim`, which is not known; nearest: `cin`"),
         ("max(rows,4)", "factor `max"),
+        ("[cin>3&]", "condition `` is none of"),
     ],
 )
 def test_mistakes(text: str, said: str) -> None:
