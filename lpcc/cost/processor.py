@@ -33,7 +33,8 @@ class Processor:
         memory = _memory_us(kernel, network.weight_bytes, target)
         amounts = target.tables.of(kernel)
         if amounts is not None:
-            price = _fitted(kernel, amounts, memory, target)
+            past = _past_caches_us(kernel, network.weight_bytes, target)
+            price = _fitted(kernel, amounts, memory, past, target)
             price = replace(price, latency_us=price.latency_us + _cold_us(kernel, network.weight_bytes, target))
         else:
             compute, overhead = _compute_us(kernel, target), _overhead_us(kernel, target)
@@ -51,11 +52,11 @@ def _factor(kernel: Kernel, target: Target) -> float:
     return target.physics.scale * factors.get(kernel.kind, 1.0) * factors.get(kernel.dtype, 1.0)
 
 
-def _fitted(kernel: Kernel, amounts: Mapping[str, float], memory: float, target: Target) -> Price:
+def _fitted(kernel: Kernel, amounts: Mapping[str, float], memory: float, past: float, target: Target) -> Price:
     total = _micros(amounts, target)
     call = _micros(target.tables.fixed(kernel), target)
     if any(name in amounts for name in INSTRUCTIONS):
-        return Price(total + memory, _bound(total - call, memory, call), counts=amounts)
+        return Price(total + past, _bound(total - call, past, call), counts=amounts)
     moving = min(memory, total - call)  # an estimate: the measured time does not tell computing from moving
     return Price(total, _bound(total - call - moving, moving, call), counts=amounts)
 
@@ -129,6 +130,14 @@ def _memory_us(kernel: Kernel, resident: int, target: Target) -> float:
     return activations / (cached if activations <= room else main) + kernel.weight_bytes / (
         cached if resident <= room else main
     )
+
+
+def _past_caches_us(kernel: Kernel, resident: int, target: Target) -> float:
+    """Time for what comes from main memory alone: cycles of instructions hold the caches already."""
+    room = target.memory.cache_kib * 1024
+    activations = kernel.bytes - kernel.weight_bytes
+    missing = (activations if activations > room else 0) + (kernel.weight_bytes if resident > room else 0)
+    return missing / (target.memory.bandwidth_gbps * 1e3)
 
 
 def _padded(kernel: Kernel, multiple: int) -> float:

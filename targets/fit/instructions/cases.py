@@ -25,12 +25,13 @@ NUMPY_TYPES = {"float32": np.float32, "u8": np.uint8, "s8": np.int8}
 
 @dataclass(frozen=True)
 class Case:
-    """A kernel to count: `kind` is the kernel that `described` must contain once."""
+    """A kernel to count: `kind` is the kernel that `described` must contain once; `last`: executed channels last."""
 
     name: str
     kind: str
     described: onnx.ModelProto
     executed: onnx.ModelProto
+    last: bool = False
 
 
 @dataclass

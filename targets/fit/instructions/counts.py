@@ -31,13 +31,15 @@ class Row:
 
     @property
     def ops(self) -> tuple[str, ...]:
-        """Operators of the kernel, the main one first."""
-        return tuple(edit.op(node) for node in self.kernel.nodes) or (edit.op(self.kernel.node),)
+        """Operators of the kernel, the main one first; conversions, of which nothing is left, left out."""
+        found = (edit.op(node) for node in self.kernel.nodes)
+        kept = tuple(op for op in found if op not in ("QuantizeLinear", "DequantizeLinear"))
+        return kept or (edit.op(self.kernel.node),)
 
 
 SETS = ("armv8", "dotprod")
 CLASSES = ("mac", "other")
-_AMOUNTS = ("weight_bytes", "macs", "channels", "elements")
+_AMOUNTS = ("weight_bytes", "macs", "channels", "elements", "blocked")
 COLUMNS = (
     *("network", "name", "kind", "dtype", "scheme", "op", "ops", "inputs", "outputs", "input_bytes", "output_bytes"),
     *_AMOUNTS,
@@ -70,7 +72,7 @@ def write(path: Path, rows: Iterable[Row], comment: str) -> None:
                     *(row.network, row.name, k.kind, k.dtype, k.scheme, k.op, "+".join(row.ops)),
                     *(len(k.inputs), len(k.outputs)),
                     *(sum(o.nbytes for o in operands) for operands in (k.inputs, k.outputs)),
-                    *(getattr(k, name) for name in _AMOUNTS),
+                    *(int(getattr(k, name)) for name in _AMOUNTS),
                     *(asdict(k.geometry)[name] for name in GEOMETRY),
                     *("" if value is None else f"{value:.0f}" for value in counted),
                 ]
@@ -96,7 +98,8 @@ def _row(cells: dict[str, str]) -> Row:
         inputs=_operands(int(cells["inputs"]), int(cells["input_bytes"])),
         outputs=_operands(int(cells["outputs"]), int(cells["output_bytes"])),
         geometry=Geometry(**{name: int(cells[name]) for name in GEOMETRY}),
-        **{name: int(cells[name]) for name in _AMOUNTS},
+        **{name: int(cells[name]) for name in _AMOUNTS if name != "blocked"},
+        blocked=cells["blocked"] == "1",
     )
     counts = {(i, c): float(cells[f"{i}_{c}"]) for i in SETS for c in CLASSES if cells[f"{i}_{c}"]}
     return Row(cells["name"], kernel, counts, cells["network"])

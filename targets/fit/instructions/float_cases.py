@@ -175,8 +175,11 @@ def _moves() -> Iterator[Case]:
         draft = Draft()
         _, _, height, width = image(rng, 30_000)
         count = int(rng.integers(2, 5))
-        parts = [draft.input(f"x{i}", (1, channels(rng, 4, 128), height, width)) for i in range(count)]
-        draft.node("Concat", parts, "y", axis=1)
+        if number % 4 == 3:  # rows of boxes or scores
+            parts = [draft.input(f"x{i}", (1, height * width, log_uniform(rng, 1, 8))) for i in range(count)]
+        else:
+            parts = [draft.input(f"x{i}", (1, channels(rng, 4, 128), height, width)) for i in range(count)]
+        draft.node("Concat", parts, "y", axis=2 if number % 4 == 3 else 1)
         yield _single(f"concat-{number}", "concat", draft)
     for number in range(100):
         shape = image(rng)
@@ -195,10 +198,11 @@ def _moves() -> Iterator[Case]:
             pads = [0, 0, edge, edge, 0, 0, edge, edge] if edge else [0, shape[1] // 2, 0, 0, 0, shape[1] // 2, 0, 0]
             draft.node("Pad", [x, draft.weight("pads", np.array(pads, np.int64))], "y")
         elif op == "Split":
-            if shape[1] % 2:
+            axis = 3 if number % 2 else 1
+            if shape[axis] % 2:
                 continue
-            draft.weight("split", np.array([shape[1] // 2] * 2, np.int64))
-            draft.nodes.append(helper.make_node("Split", [x, "split"], ["y", "y2"], "y", axis=1))
+            draft.weight("split", np.array([shape[axis] // 2] * 2, np.int64))
+            draft.nodes.append(helper.make_node("Split", [x, "split"], ["y", "y2"], "y", axis=axis))
             yield _single(f"copy-{number}", "copy", draft, ["y", "y2"])
             continue
         elif op == "Gather":

@@ -193,7 +193,7 @@ FLOAT: Mapping[str, Formula] = {
             *_by_operator("GlobalAveragePool GlobalMaxPool", "elements", "cin*batch"),
         )
     },
-    "concat": {"total": ("one", "inputs", "elements")},
+    "concat": {"total": ("one", "inputs", "elements", "groups*inputs*[groups>1]")},
     "copy": {
         "total": (
             "one",
@@ -303,6 +303,7 @@ def _integer_gemm(tile: tuple[int, int, int]) -> Formula:
             "cout",
             "elements",
             "rows*ceil(cout/16)",
+            *_by_operator("Gemm", "one", "cout", "elements"),
         ),
     }
 
@@ -314,7 +315,8 @@ _INTEGER_MOVES: Mapping[str, Formula] = {
     "elementwise": {
         "total": (
             "one",
-            "groups",
+            "groups*[blocked=0]",
+            "rows*[blocked=1&groups>1]",
             *_by_operator("Add Mul LeakyRelu", "elements"),
             *_by_operator("Add Mul", "one"),
         )
@@ -328,10 +330,14 @@ _INTEGER_MOVES: Mapping[str, Formula] = {
                 "MaxPool", "rows", "rows*taps", "rows*taps*ceil(groups/16)", "rows*taps*mod(groups,8)", "rows*groups"
             ),
             *_by_operator("AveragePool", "rows", "rows*taps", "rows*groups", "elements", "rows*taps*mod(groups,8)"),
-            *_by_operator("GlobalAveragePool", "elements", "cin*batch", "ih*iw*batch"),
+            *_by_operator(
+                "GlobalAveragePool",
+                *("elements*[blocked=1]", "cin*batch*[blocked=1]", "ih*iw*batch*[blocked=1]"),
+                *("elements*[blocked=0]", "cin*batch*[blocked=0]"),
+            ),
         )
     },
-    "concat": {"total": ("one", "inputs", "elements", "batch*oh*ow", "inputs*batch*oh*ow")},
+    "concat": {"total": ("one", "inputs", "elements", "groups*inputs*[groups>1&blocked=0]", "inputs*rows*[blocked=1]")},
     "copy": FLOAT["copy"],
     "transpose": {
         "total": ("one", "elements*[cout=1]", "elements*[cout>1]", "groups*[cout>1&cout<9]", "groups*[cout>8]")

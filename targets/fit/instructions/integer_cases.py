@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -96,12 +97,14 @@ def _products(scheme: str) -> Iterator[Case]:
             continue
         pair = _Pair(scheme)
         pair.input("x", (rows, depth))
-        weights = rng.integers(-100, 101, (depth, columns)).astype(np.int8)
+        product = number % 4 == 3
+        weights = rng.integers(-100, 101, (depth, columns) if product else (columns, depth)).astype(np.int8)
+        scales = np.float32(0.01) if product else np.full(columns, 0.01, np.float32)
         for draft in (pair.plain, pair.inner):
             draft.weight("w", weights)
-            draft.weight("w_scale", np.float32(0.01))
-            draft.weight("w_zero", np.int8(0))
-        if number % 4 == 3:
+            draft.weight("w_scale", scales)
+            draft.weight("w_zero", np.zeros(scales.shape, np.int8))
+        if product:
             pair.plain.node("DequantizeLinear", ["w", "w_scale", "w_zero"], "w_f")
             pair.plain.node("MatMul", ["x_f", "w_f"], "y_f")
             names = ["x", "scale", "zero", "w", "w_scale", "w_zero", "scale", "zero"]
@@ -110,13 +113,13 @@ def _products(scheme: str) -> Iterator[Case]:
             bias = rng.integers(-1000, 1000, columns).astype(np.int32)
             for draft in (pair.plain, pair.inner):
                 draft.weight("b", bias)
-            pair.plain.weight("b_scale", np.float32(0.01) * np.float32(0.05))
-            pair.plain.weight("b_zero", np.int32(0))
-            pair.plain.node("DequantizeLinear", ["w", "w_scale", "w_zero"], "w_f")
-            pair.plain.node("DequantizeLinear", ["b", "b_scale", "b_zero"], "b_f")
-            pair.plain.node("Gemm", ["x_f", "w_f", "b_f"], "y_f")
+            pair.plain.weight("b_scale", scales * np.float32(0.05))
+            pair.plain.weight("b_zero", np.zeros(columns, np.int32))
+            pair.plain.node("DequantizeLinear", ["w", "w_scale", "w_zero"], "w_f", axis=0)
+            pair.plain.node("DequantizeLinear", ["b", "b_scale", "b_zero"], "b_f", axis=0)
+            pair.plain.node("Gemm", ["x_f", "w_f", "b_f"], "y_f", transB=1)
             names = ["x", "scale", "zero", "w", "w_scale", "w_zero", "b", "scale", "zero"]
-            pair.inner.node("QGemm", names, "y", domain=_MS, alpha=1.0, transA=0, transB=0)
+            pair.inner.node("QGemm", names, "y", domain=_MS, alpha=1.0, transA=0, transB=1)
         pair.result()
         yield pair.case(f"gemm-{number}", "gemm")
 
@@ -130,10 +133,11 @@ def _pools(scheme: str) -> Iterator[Case]:
             continue
         pair = _Pair(scheme)
         quantised = ["x", "scale", "zero", "scale", "zero"]
+        last = op != "GlobalAveragePool" or number % 2 == 0
         if op == "GlobalAveragePool":
-            pair.input("x", (1, depth, size, size), last=True)
+            pair.input("x", (1, depth, size, size), last=last)
             pair.plain.node(op, ["x_f"], "y_f")
-            pair.inner.node("QLinearGlobalAveragePool", quantised, "y", domain=_MS, channels_last=1)
+            pair.inner.node("QLinearGlobalAveragePool", quantised, "y", domain=_MS, channels_last=int(last))
         else:
             window, stride, pad = POOLS[rng.integers(len(POOLS))]
             if size < 4 or size + 2 * pad < window:
@@ -146,7 +150,7 @@ def _pools(scheme: str) -> Iterator[Case]:
             else:
                 pair.inner.node("QLinearAveragePool", quantised, "y", domain=_MS, channels_last=1, **how)
         pair.result()
-        yield pair.case(f"pool-{number}", "pool")
+        yield replace(pair.case(f"pool-{number}", "pool"), last=last)
 
 
 def _elementwise(scheme: str) -> Iterator[Case]:
@@ -155,12 +159,13 @@ def _elementwise(scheme: str) -> Iterator[Case]:
         op = ("Add", "Add", "Mul", "Mul", "LeakyRelu", "Sigmoid", "Softmax")[number % 7]
         shape = image(rng)
         pair = _Pair(scheme)
-        pair.input("x", shape)
+        last = number % 3 == 0 and op in ("Add", "Mul")
+        pair.input("x", shape, last=last)
         if op in ("Add", "Mul"):
-            choice = rng.random()
+            choice = rng.random() * (0.8 if last else 1.0)
             channel = (1, shape[1], 1, 1)
             if choice < 0.8:
-                pair.input("z", shape if choice < 0.5 else channel)
+                pair.input("z", shape if choice < 0.5 else channel, last=last)
             else:
                 values = rng.integers(-50, 50, () if choice > 0.9 else channel).astype(NUMPY_TYPES[scheme])
                 for draft in (pair.plain, pair.inner):
@@ -181,7 +186,7 @@ def _elementwise(scheme: str) -> Iterator[Case]:
             pair.inner.node(f"QLinear{op}", ["x", "scale", "zero", "scale", "zero"], "y", domain=_MS)
             kind = "activation" if op == "Sigmoid" else "elementwise"
         pair.result()
-        yield pair.case(f"{kind}-{number}", kind)
+        yield replace(pair.case(f"{kind}-{number}", kind), last=last)
     for number in range(60):
         shape = image(rng) if number % 5 else (1, log_uniform(rng, 4, 2000))
         draft = Draft()
@@ -203,13 +208,14 @@ def _moves(scheme: str) -> Iterator[Case]:
         pair = _Pair(scheme)
         _, _, height, width = image(rng, 30_000)
         names = [f"x{i}" for i in range(int(rng.integers(2, 5)))]
+        last = number % 3 > 0
         for name in names:
-            pair.input(name, (1, channels(rng, 4, 128), height, width), last=True)
+            pair.input(name, (1, channels(rng, 4, 128), height, width), last=last)
         pair.plain.node("Concat", [f"{name}_f" for name in names], "y_f", axis=1)
         triples = [part for name in names for part in (name, "scale", "zero")]
-        pair.inner.node("QLinearConcat", ["scale", "zero", *triples], "y", domain=_MS, axis=3)
+        pair.inner.node("QLinearConcat", ["scale", "zero", *triples], "y", domain=_MS, axis=3 if last else 1)
         pair.result()
-        yield pair.case(f"concat-{number}", "concat")
+        yield replace(pair.case(f"concat-{number}", "concat"), last=last)
     for number in range(60):
         op = ("Transpose", "Transpose", "Shuffle", "Slice", "Resize", "Split")[number % 6]
         shape = image(rng, 30_000 if op == "Resize" else 100_000)
@@ -226,8 +232,9 @@ def _moves(scheme: str) -> Iterator[Case]:
             bounds = {"begin": 0, "end": max(1, shape[1] // 2), "axes": 1}
             draft.node(op, [x, *(draft.weight(k, np.array([v], np.int64)) for k, v in bounds.items())], "y")
         elif op == "Split":
-            draft.weight("split", np.array([shape[1] // 2, shape[1] - shape[1] // 2], np.int64))
-            draft.nodes.append(onnx.helper.make_node("Split", [x, "split"], ["y", "y2"], "y", axis=1))
+            axis = 3 if number % 12 == 5 and shape[3] > 1 else 1
+            draft.weight("split", np.array([shape[axis] // 2, shape[axis] - shape[axis] // 2], np.int64))
+            draft.nodes.append(onnx.helper.make_node("Split", [x, "split"], ["y", "y2"], "y", axis=axis))
             model = draft.model(["y", "y2"], scheme)
             yield Case(f"{scheme}-{kind}-{number}", kind, model, model)
             continue

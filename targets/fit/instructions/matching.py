@@ -16,19 +16,27 @@ from lpcc.targets.fit.instructions.layers import Layer
 _SAME = {"FusedConv": "Conv", "FusedGemm": "Gemm", "QGemm": "Gemm", "NhwcMaxPool": "MaxPool", "QuickGelu": "Sigmoid"}
 
 
-def match(layers: Iterable[Layer], graph: gs.Graph) -> Iterator[tuple[Layer, Kernel]]:
-    """Pairs of executed layers and the kernels predicted for the original graph.
+def match(layers: Iterable[Layer], graph: gs.Graph) -> Iterator[tuple[Kernel, Layer | None]]:
+    """The kernels predicted for a graph, each with the executed layer that it is; None where there is none such.
 
-    By operator and bytes written, in order: fused and inserted nodes have names of their own.
+    By name, and else by operator and bytes written, in order: many fused and inserted nodes have names of their own.
     """
     annotate(graph)
-    waiting: dict[tuple[str, int], deque[Kernel]] = defaultdict(deque)
-    for kernel in kernels(graph, isa=("aarch64",)):
-        waiting[_plain(kernel.op), sum(o.nbytes for o in kernel.outputs)].append(kernel)
+    predicted = kernels(graph, isa=("aarch64",))
+    names = {node.name for kernel in predicted for node in kernel.nodes if node.name}
+    named: dict[tuple[str, str], Layer] = {}
+    waiting: dict[tuple[str, int], deque[Layer]] = defaultdict(deque)
     for layer in layers:
-        found = waiting.get((_plain(layer.op), _written(layer.model)))
-        if found:
-            yield layer, found.popleft()
+        name = layer.name.partition("_token_")[0]
+        if name in names and (name, _plain(layer.op)) not in named:
+            named[name, _plain(layer.op)] = layer
+        else:
+            waiting[_plain(layer.op), _written(layer.model)].append(layer)
+    for kernel in predicted:
+        same = (named.pop((node.name, _plain(kernel.op)), None) for node in kernel.nodes)
+        exact = next((layer for layer in same if layer), None)
+        found = waiting.get((_plain(kernel.op), sum(o.nbytes for o in kernel.outputs)))
+        yield kernel, exact or (found.popleft() if found else None)
 
 
 def _plain(op: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -82,7 +83,8 @@ def _design(
         sets = ("armv8",) if case.name.startswith("f32") else tuple(machines)
         counted = {isa: machines[isa].count_bound(case.executed) for isa in sets}
         report(case.name)
-        yield Row(case.name, kernel_of(case.described, case.kind), _less(counted, bases))
+        kernel = replace(kernel_of(case.described, case.kind), blocked=case.last)
+        yield Row(case.name, kernel, _less(counted, bases))
 
 
 def _networks(
@@ -91,16 +93,16 @@ def _networks(
     bases: Mapping[str, Counts],
     report: Callable[[str], None],
 ) -> Iterator[Row]:
-    """Of each network a row `network` with the count of all of it, then one for each layer."""
+    """Of each network a row `network` with the count of all of it, then one for each kernel that is predicted."""
     for name, model in models:
-        sets = ("armv8",) if name.endswith("float32") else tuple(machines)
+        sets: tuple[str, ...] = ("armv8",) if name.endswith("float32") else tuple(machines)
         totals = {isa: machines[isa].count_bound(model) for isa in sets}
         yield Row("network", kernel_of(_chain(1), "elementwise"), _less(totals, bases), name)
         layers = list(cut(machines["armv8"].optimized(model)))
-        for layer, kernel in match(layers, from_proto(model)):
-            counted = dict(_counted(layer, machines, sets))
-            if len(counted) == len(sets):
-                yield Row(f"{layer.op}:{layer.name}", kernel, _less(counted, bases), name)
+        for kernel, layer in match(layers, from_proto(model)):
+            counted = dict(_counted(layer, machines, sets)) if layer else {}
+            found = _less(counted, bases) if len(counted) == len(sets) else {}
+            yield Row(layer.name if layer else "", kernel, found, name)
         report(name)
 
 
