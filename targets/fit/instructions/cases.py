@@ -7,7 +7,7 @@ the runtime's own operator, as it stands in an optimised network, without the ch
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ MOST_MACS = 12_000_000
 """Cases stay below this, so that one takes well under a second to count."""
 
 _TYPES = {"float32": TensorProto.FLOAT, "u8": TensorProto.UINT8, "s8": TensorProto.INT8}
-NUMPY_TYPES = {"float32": np.float32, "u8": np.uint8, "s8": np.int8}
+NUMPY_TYPES: Mapping[str, type[np.generic]] = {"float32": np.float32, "u8": np.uint8, "s8": np.int8}
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Draft:
         self.inputs.append(helper.make_tensor_value_info(name, _TYPES[dtype], list(shape)))
         return name
 
-    def weight(self, name: str, array: np.ndarray) -> str:
+    def weight(self, name: str, values: np.ndarray | np.generic) -> str:
         """Declares an initialiser."""
-        self.weights.append(numpy_helper.from_array(array, name))
+        self.weights.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 
     def node(self, op: str, inputs: Sequence[str], output: str, domain: str = "", **attributes: Any) -> str:

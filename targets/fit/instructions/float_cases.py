@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.random import Generator
@@ -123,7 +124,8 @@ def _elementwise() -> Iterator[Case]:
             shape = (1, log_uniform(rng, 4, 2000))
         draft = Draft()
         x = draft.input("x", shape)
-        inputs, attributes = [x], {}
+        inputs = [x]
+        attributes: dict[str, Any] = {}
         if op in ("Add", "Mul", "Sub", "Div", "Max", "Min", "Sum"):
             inputs.append(_second(rng, draft, shape))
         elif op == "Clip":

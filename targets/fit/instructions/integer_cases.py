@@ -48,7 +48,7 @@ class _Pair:
         self.plain, self.inner = Draft(), Draft()
         for draft in (self.plain, self.inner):
             draft.weight("scale", np.float32(0.05))
-            draft.weight("zero", NUMPY_TYPES[scheme](3))
+            draft.weight("zero", np.array(3, NUMPY_TYPES[scheme]))
 
     def input(self, name: str, shape: Sequence[int], *, last: bool = False) -> None:
         """An integer activation; `last`: the runtime's operator has its channels last."""
@@ -190,7 +190,7 @@ def _elementwise(scheme: str) -> Iterator[Case]:
     for number in range(60):
         shape = image(rng) if number % 5 else (1, log_uniform(rng, 4, 2000))
         draft = Draft()
-        names = [draft.weight("scale", np.float32(0.05)), draft.weight("zero", NUMPY_TYPES[scheme](3))]
+        names = [draft.weight("scale", np.float32(0.05)), draft.weight("zero", np.array(3, NUMPY_TYPES[scheme]))]
         if number % 2:
             draft.node("QuantizeLinear", [draft.input("x", shape), *names], "y")
             model = draft.model(["y"], scheme)
