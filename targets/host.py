@@ -47,8 +47,8 @@ def detect(cpuinfo: str | None = None, machine: str | None = None) -> tuple[str,
         layer["sources"]["memory"] = "this machine's operating system"
     if machine in ("x86_64", "amd64"):
         vnni = bool(flags & {"avx512_vnni", "avx_vnni"})
-        base = "x86-avx512-vnni" if vnni else "x86-avx2"
-        named = {"avx2": "avx2", "avx512f": "avx512", "avx512_vnni": "vnni", "avx_vnni": "vnni"}
+        base = "x86-amx" if vnni and "amx_int8" in flags else "x86-avx512-vnni" if vnni else "x86-avx2"
+        named = {"avx2": "avx2", "avx512f": "avx512", "avx512_vnni": "vnni", "avx_vnni": "vnni", "amx_int8": "amx"}
         layer["isa"] = ["x86", *dict.fromkeys(word for flag, word in named.items() if flag in flags)]
     elif machine in ("aarch64", "arm64"):
         dot = "asimddp" in flags or machine == "arm64"

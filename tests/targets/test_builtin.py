@@ -76,6 +76,12 @@ def test_host_is_this_machine() -> None:
     ("machine", "cpuinfo", "base", "isa"),
     [
         ("x86_64", "flags : fpu avx2 avx512f avx512_vnni", "x86-avx512-vnni", ["x86", "avx2", "avx512", "vnni"]),
+        (
+            "x86_64",
+            "flags : fpu avx2 avx512f avx512_vnni amx_tile amx_int8",
+            "x86-amx",
+            ["x86", "avx2", "avx512", "vnni", "amx"],
+        ),
         ("x86_64", "flags : fpu avx2 avx_vnni", "x86-avx512-vnni", ["x86", "avx2", "vnni"]),
         ("AMD64", "flags : fpu avx2", "x86-avx2", ["x86", "avx2"]),
         ("x86_64", "", "x86-avx2", ["x86"]),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -71,7 +71,7 @@ def measure(
         found = work.parse_times(measured, raw)  # as a later run reads it, so that it fits the same
     done = work.calibrate(target, found)
     text, rows = work.files(name, base, layer, done, table.name)
-    written = {file: [text.encode()], table: [rows.encode()]}
+    written: dict[Path, Iterable[bytes]] = {file: [text.encode()], table: [rows.encode()]}
     if times is None or times.resolve() != raw.resolve():
         written[raw] = [work.times_csv(found).encode()]
     files.write_bytes(written)

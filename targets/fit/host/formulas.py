@@ -52,6 +52,9 @@ _FLOAT: Mapping[str, tuple[str, ...]] = {
         "[blocked=1&sw>1]*ceil(groups/16)*taps*rows",
         "[blocked=1&dw>1]*ceil(groups/16)*taps*rows",
         "[blocked=0]*macs",
+        "[blocked=0&sw>1]*macs",
+        "[blocked=0&taps>9]*macs",
+        "[blocked=0]*groups*oh",
         "[blocked=0]*groups",
     ),
     "grouped": (

@@ -114,15 +114,13 @@ def calibrate(target: Target, found: Mapping[str, Measurement]) -> Calibration:
 
 def files(name: str, base: str, layer: Mapping[str, Any], done: Calibration, table: str) -> tuple[str, str]:
     """Texts of a target file that extends `base` by the `layer` known of this machine, and of its kernel `table`."""
-    import onnxruntime
-
-    source = f"measured on this machine on {date.today().isoformat()} with onnxruntime {onnxruntime.__version__}"
+    how = source()
     micros = {key[0]: rounded(value / 1e3) for key, value in done.coefficients.values.items() if not key[1]}
     plain = done.coefficients.values.get(("elementwise", "float32", "one"), 0.0)
     tables = {
         "name": name,
         "extends": base,
-        "description": f"{layer['core']['name']}, {source}",
+        "description": f"{layer['core']['name']}, {how}",
         **{key: value for key, value in layer.items() if key in ("isa", "core", "memory")},
         "overhead_us": {
             "kernel": rounded(plain / 1e3),
@@ -132,14 +130,21 @@ def files(name: str, base: str, layer: Mapping[str, Any], done: Calibration, tab
         "physics": {"weight_ns_per_byte": rounded(done.coefficients.values.get(("weights", "", "cold"), 0.0))},
         "tables": {"kernels": table},
         "quality": {
-            "compared_with": f"networks built in code, float and int8, which the fit did not see, {source}; "
+            "compared_with": f"networks built in code, float and int8, which the fit did not see, {how}; "
             f"mean error {100 * done.mean_error:.1f} %",
             "networks": len(done.judged),
             "median_error_percent": round(100 * done.median_error, 1),
         },
-        "sources": {**layer["sources"], "overhead_us": source, "physics": source},
+        "sources": {**layer["sources"], "overhead_us": how, "physics": how},
     }
-    return toml(tables), table_csv(done.coefficients, f"Nanoseconds of onnxruntime's kernels, {source}.")
+    return toml(tables), table_csv(done.coefficients, f"Nanoseconds of onnxruntime's kernels, {how}.")
+
+
+def source() -> str:
+    """Where numbers measured now are from."""
+    import onnxruntime
+
+    return f"measured on this machine on {date.today().isoformat()} with onnxruntime {onnxruntime.__version__}"
 
 
 def times_csv(found: Mapping[str, Measurement]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnx
@@ -94,7 +95,7 @@ class Net:
         shape: Sequence[int] | None = None,
         constants: Sequence[np.ndarray] = (),
         quantised: bool = True,
-        **attrs: object,
+        **attrs: Any,
     ) -> str:
         """Any other operator of one output; its shape is that of its largest input where not stated."""
         found = tuple(shape) if shape is not None else max((self.shapes[x] for x in xs), key=prod)
@@ -147,7 +148,7 @@ class Net:
         if act is None or (self.int8 is not None and act in _FUSED):
             return self.quantised(x)
         if act == "Clip":
-            limits = [self.constant(np.float32(limit)) for limit in (0, 6)]
+            limits = [self.constant(np.array(limit, np.float32)) for limit in (0, 6)]
             return self.quantised(self._add("Clip", [x, *limits], self.shapes[x]))
         if act in ("Relu", "LeakyRelu"):
             return self.quantised(self._add(act, [x], self.shapes[x]))
@@ -184,7 +185,7 @@ class Net:
     def _dequantized(
         self, integers: str, scale: np.ndarray, zero: np.ndarray, shape: tuple[int, ...], axis: int
     ) -> str:
-        attrs = {"axis": axis} if scale.shape else {}
+        attrs: dict[str, Any] = {"axis": axis} if scale.shape else {}
         name = self._fresh("weights")
         inputs = [integers, self.constant(scale), self.constant(zero)]
         self._nodes.append(helper.make_node("DequantizeLinear", inputs, [name], name=name, **attrs))
@@ -212,7 +213,7 @@ class Net:
     def _random(self, shape: tuple[int, ...]) -> np.ndarray:
         return self._rng.standard_normal(shape, np.float32)
 
-    def _add(self, op: str, inputs: list[str], shape: tuple[int, ...], **attrs: object) -> str:
+    def _add(self, op: str, inputs: list[str], shape: tuple[int, ...], **attrs: Any) -> str:
         name = self._fresh(op.lower())
         inputs = [self._read(tensor) for tensor in inputs]
         self._nodes.append(helper.make_node(op, inputs, [name], name=name, **attrs))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -109,6 +110,22 @@ def _depthwise(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
     return (net.conv(x, channels, 3, stride=int(rng.choice([1, 2])), groups=channels, dilation=dilation),)
 
 
+def _unblocked(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
+    """Convolutions that the runtime cannot lay out for itself: of odd channels, or of weights that it does not know."""
+    channels, side = _log(rng, 8, 256), _side(rng, 4, 80)
+    groups = channels if rng.random() < 0.6 else 1
+    taps = int(rng.choice([3, 3, 5])) if groups > 1 else int(rng.choice([1, 3]))
+    while channels // groups * channels * taps * taps * side * side > _MOST_MACS or channels * side * side > 800_000:
+        side = max(4, side * 2 // 3)
+        channels = channels if side > 4 else max(8, channels // 2)
+        groups = min(groups, channels) if groups > 1 else 1
+    x, stride = net.input(1, channels, side, side), int(rng.choice([1, 1, 2]))
+    out = (1, channels, -(-side // stride), -(-side // stride))
+    w = net.input(channels, channels // groups, taps, taps)
+    window: dict[str, Any] = {"kernel_shape": [taps] * 2, "pads": [taps // 2] * 4, "strides": [stride] * 2}
+    return (net.op("Conv", x, w, shape=out, group=groups, **window),)
+
+
 def _grouped(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
     groups = int(rng.choice([2, 4, 8, 32]))
     each, side = _log(rng, 4, 64, 4), _side(rng, 7, 56)
@@ -203,7 +220,7 @@ def _pool(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
     size, stride = (int(value) for value in rng.choice([(2, 2), (3, 2), (3, 1)]))
     kind, pad = str(rng.choice(["MaxPool", "AveragePool"])), int(size == 3)
     out = (side + 2 * pad - size) // stride + 1
-    window = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
+    window: dict[str, Any] = {"kernel_shape": [size] * 2, "strides": [stride] * 2, "pads": [pad] * 4}
     x = net.op(kind, x, shape=(1, channels, out, out), **window)
     return (net.conv(x, channels, 1),) if net.int8 is not None else (x,)
 
@@ -275,7 +292,7 @@ def _resize(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
     if between:
         x = net.conv(x, channels, 1)
     mode = str(rng.choice(["nearest", "linear"])) if net.int8 is None else "nearest"
-    where = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    where: dict[str, Any] = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     scales = net.constant(np.array([1, 1, 2, 2], np.float32))
     x = net.op("Resize", x, "", scales, shape=(1, channels, 2 * side, 2 * side), mode=mode, **where)
     return (net.conv(x, 16, 1) if between else x,)
@@ -445,5 +462,5 @@ _BOTH: dict[Family, int] = {
     _reduce: 4, _softmax: 6, _tiny: 8, _inverted: 12, _residual: 8, _branches: 8, _shuffle: 8,
     _early: 10, _late: 10, _wide: 8, _network: 10,
 }  # fmt: skip
-_FLOAT: dict[Family, int] = {_unary: 10, _norm: 8, _rnn: 8}
+_FLOAT: dict[Family, int] = {_unary: 10, _norm: 8, _rnn: 8, _unblocked: 16}
 _INTEGER: dict[Family, int] = {_convert: 8}

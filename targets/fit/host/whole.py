@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,7 @@ def _separable(net: Net) -> str:
 def _mobile(net: Net) -> str:
     """MobileNetV3 small at 160 pixels: squeeze and excite, h-swish, 5x5 windows."""
     x = net.conv(net.input(1, 3, 160, 160), 16, 3, stride=2, act="HardSwish")
+    rows: tuple[tuple[int, int, int, bool, str, int], ...]
     rows = ((3, 16, 16, True, "Relu", 2), (3, 72, 24, False, "Relu", 2), (3, 88, 24, False, "Relu", 1))
     rows += ((5, 96, 40, True, "HardSwish", 2), (5, 240, 40, True, "HardSwish", 1), (5, 120, 48, True, "HardSwish", 1))
     rows += ((5, 288, 96, True, "HardSwish", 2), (5, 576, 96, True, "HardSwish", 1))
@@ -72,7 +74,7 @@ def _fires(net: Net) -> str:
     for narrow, halve in ((16, True), (16, False), (32, True), (32, False), (48, True), (64, False)):
         _, channels, side, _ = net.shapes[x]
         if halve:
-            window = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [0, 0, 1, 1]}
+            window: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [0, 0, 1, 1]}
             x = net.op("MaxPool", x, shape=(1, channels, side // 2, side // 2), **window)
         y = net.conv(x, narrow, 1)
         parts = [net.conv(y, 4 * narrow, 1), net.conv(y, 4 * narrow, 3)]
@@ -118,7 +120,7 @@ def _detector(net: Net) -> str:
         kept.append(x)
     _, channels, side, _ = net.shapes[x]
     scales = net.constant(np.array([1, 1, 2, 2], np.float32))
-    where = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    where: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     up = net.op("Resize", x, "", scales, shape=(1, channels, 2 * side, 2 * side), **where)
     x = net.op("Concat", up, kept[1], shape=(1, channels + 64, 2 * side, 2 * side), axis=1)
     return net.conv(net.conv(x, 64, 3, act="Silu"), 24, 1, act="Sigmoid")
@@ -134,7 +136,7 @@ def _segmenter(net: Net) -> str:
         x = net.op("MaxPool", x, shape=(1, cout, side // 2, side // 2), kernel_shape=[2, 2], strides=[2, 2])
     x = net.conv(x, 64)
     scales = net.constant(np.array([1, 1, 2, 2], np.float32))
-    where = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    where: dict[str, Any] = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     for other in reversed(kept):
         _, channels, side, _ = net.shapes[x]
         x = net.op("Resize", x, "", scales, shape=(1, channels, 2 * side, 2 * side), **where)

@@ -58,6 +58,7 @@ def test_by_their_bytes() -> None:
     small = replace(
         plain,
         memory=replace(plain.memory, l2_kib=1),
+        physics=Physics(),
         tables=KernelTable({("conv", "float32"): {"ns": {"one": 1000.0}}}),
     )
     cold = replace(small, physics=Physics(weight_ns_per_byte=2.0))
