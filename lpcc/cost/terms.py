@@ -22,14 +22,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, reduce
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-import onnx_graphsurgeon as gs
-
-from lpcc import edit
-from lpcc.analysis.kernels import Kernel
 from lpcc.schema import unknown
 
-Factor = Callable[[Kernel], float]
+if TYPE_CHECKING:
+    import onnx_graphsurgeon as gs
+
+    from lpcc.analysis.kernels import Kernel
+
+Factor = Callable[["Kernel"], float]
 
 _BOUNDS = ("batch", "groups", "cin", "cout", "kh", "kw", "sh", "sw", "dh", "dw", "ih", "iw", "oh", "ow")
 _DERIVED = ("taps", "depth", "pixels", "rows")
@@ -146,4 +148,6 @@ def _has(op: str) -> Factor:
 
 def _name(node: gs.Node) -> str:
     """An operator without its domain."""
+    from lpcc import edit  # imports onnx_graphsurgeon, which reading a table must not
+
     return edit.op(node).split("::")[-1]

@@ -158,7 +158,7 @@ def test_a_kernel_table_beside_the_file_drops_in(tmp_path: Path) -> None:
     )
     target = Target.load(board(tmp_path, BOARD.replace("[core]", '[tables]\nkernels = "fit.csv"\n[core]')))
     assert target.tables.rows == {("conv", "int8"): {"ns": {"one": 2.5, "macs": 90.0}}}
-    assert Target.load("arm-cortex-a72").tables == KernelTable()
+    assert Target.load("arm-cortex-a72").tables != target.tables  # replaced as a whole
 
 
 @pytest.mark.parametrize(
