@@ -1,12 +1,12 @@
 """Processors: a fitted kernel where the target's table has one, else a roofline.
 
     roofline  latency = max(operations / rate, bytes / bandwidth) + overhead of the call
-    fitted    latency = ns + (cycles + instructions x cycles per instruction) / clock + bytes / bandwidth
+    fitted    latency = max(ns + (cycles + instructions x cycles per instruction) / clock, bytes / bandwidth)
 
 both times the scale of the target and its factors for the kind and the number format of the kernel.
 
-Only kernels that are given as instructions pay for their bytes: measured times and cycles hold that already. The cost
-of the call is part of a fitted kernel.
+Only kernels that are given as instructions pay for their bytes, those that come from main memory: measured times and
+cycles hold that already. The cost of the call is part of a fitted kernel.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _fitted(kernel: Kernel, amounts: Mapping[str, float], memory: float, past: f
     total = _micros(amounts, target)
     call = _micros(target.tables.fixed(kernel), target)
     if any(name in amounts for name in INSTRUCTIONS):
-        return Price(total + past, _bound(total - call, past, call), counts=amounts)
+        return Price(max(total, past), _bound(total - call, past, call), counts=amounts)  # prefetched meanwhile
     moving = min(memory, total - call)  # an estimate: the measured time does not tell computing from moving
     return Price(total, _bound(total - call - moving, moving, call), counts=amounts)
 
