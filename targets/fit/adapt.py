@@ -1,6 +1,6 @@
 """Adapting a target to a device on which a few whole networks were measured.
 
-    milliseconds = scale x sum over groups g of factor_g x predicted_g + constant
+    milliseconds = scale x (sum over groups g of factor_g x predicted_g + predicted overheads) + constant
 
 The scale is free. Factors of groups of kernels and the constant are held near 1 and 0 by a prior, so that five networks
 move them little and fifty as far as they ask for.
@@ -55,7 +55,7 @@ class Adaptation:
     def predict_ms(self, groups: Groups) -> float:
         """Milliseconds of a network whose predicted milliseconds are `groups`."""
         total = sum(self._factor(name) * value for name, value in groups.items() if name != "fixed")
-        return self.scale * total + groups.get("fixed", 0.0) + self.constant_ms
+        return self.scale * (total + groups.get("fixed", 0.0)) + self.constant_ms
 
     def by_kind(self) -> dict[str, float]:
         """The factors by kind of kernel and by number format, as a target file states them."""
