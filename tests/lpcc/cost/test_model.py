@@ -179,7 +179,7 @@ def test_signed_activations_do_not_pay_on_x86(mobile) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    name=st.sampled_from(sorted(BUILTIN)),
+    name=st.sampled_from([name for name in sorted(BUILTIN) if not Target.load(name).tables.rows]),
     out=st.integers(1, 70),
     more=st.integers(0, 70),
     inner=st.integers(1, 20),
@@ -189,6 +189,7 @@ def test_signed_activations_do_not_pay_on_x86(mobile) -> None:
 def test_more_channels_or_pixels_are_never_cheaper(
     name: str, out: int, more: int, inner: int, size: int, kernel: int
 ) -> None:
+    """By the roofline. Real kernels, which tables hold, are at times cheaper on full blocks of more channels."""
     model = CostModel(Target.load(name))
 
     def latency(graph: gs.Graph) -> float:
@@ -236,7 +237,8 @@ def test_every_target_prices_every_network_of_the_zoo(zoo) -> None:
         for target in ("arm-cortex-a", "arm-cortex-m7", "x86-avx512-vnni"):
             cost = CostModel(Target.load(target)).estimate(graph)
             assert 0 < cost.latency_ms < 1e5
-            assert cost.latency_ms == pytest.approx(sum(layer.latency_ms for layer in cost.layers))
+            fixed = Target.load(target).overhead_us.inference / 1e3
+            assert cost.latency_ms == pytest.approx(sum(layer.latency_ms for layer in cost.layers) + fixed)
             assert not any("unknown shape" in text for text in cost.assumptions)
 
 
