@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from lpcc.cost import Cost
+    from lpcc.pipeline.verdict import Verdict
     from lpcc.report import Figures
     from lpcc.target import Target
 
@@ -31,7 +32,8 @@ def inspect(
     """Say what a model costs on a target, layer by layer.
 
     MACs, bytes, predicted time and energy, and what the time comes from most: compute, memory or overhead; memory
-    over time, its peak, and whether the target's memories suffice.
+    over time, its peak, and whether the target's memories suffice. For a float model also how many times faster (above
+    1) or slower (below) each layer and the whole would run there in int8.
     A layer is what the target's runtime runs as one kernel: a convolution with the activation that it takes in.
     """
     sizes = options.sizes(dim)
@@ -42,6 +44,7 @@ def inspect(
     from lpcc.cli.feeds import check_sizes
     from lpcc.cost import CostModel
     from lpcc.graph import load
+    from lpcc.pipeline.verdict import int8_verdict
     from lpcc.report.figures import figures_of, stored_bytes
     from lpcc.report.plain import to_plain
     from lpcc.runtime import TensorSpec
@@ -53,6 +56,7 @@ def inspect(
     annotate(graph)
     cost = CostModel(device).estimate(graph, sizes)
     total = figures_of(graph, cost, stored_bytes(model, cost.weight_bytes))
+    verdict = int8_verdict(graph, device, sizes)
     terminal.write_json(
         {
             "model": str(model),
@@ -61,10 +65,11 @@ def inspect(
             "layers": to_plain(cost.layers),
             "peak_layer": cost.peak_layer,
             "memory": _memory(cost),
+            "int8": None if verdict is None else {**to_plain(verdict), "speedup": verdict.speedup},
             "notes": [*cost.assumptions, *cost.warnings],
         }
     )
-    terminal.show(_lines(str(model), device, cost, total, terminal.width))
+    terminal.show(_lines(str(model), device, cost, total, verdict, terminal.width))
 
 
 def _declared(tensor: gs.Variable) -> tuple[int | str | None, ...] | None:
@@ -74,7 +79,9 @@ def _declared(tensor: gs.Variable) -> tuple[int | str | None, ...] | None:
     return tuple(None if isinstance(dim, int) and dim < 0 else dim for dim in tensor.shape)
 
 
-def _lines(model: str, target: Target, cost: Cost, total: Figures, width: int) -> Iterator[str | tuple[str, str]]:
+def _lines(
+    model: str, target: Target, cost: Cost, total: Figures, verdict: Verdict | None, width: int
+) -> Iterator[str | tuple[str, str]]:
     from lpcc.report import units
     from lpcc.report.table import Column, table
 
@@ -89,7 +96,9 @@ def _lines(model: str, target: Target, cost: Cost, total: Figures, width: int) -
         Column("time", right=True),
         Column("energy", right=True, drop=4),
         Column("bound", drop=5),
+        *([Column("int8", right=True, drop=6)] if verdict else []),
     ]
+    gains = verdict.layers if verdict else {}
     rows = [
         [
             layer.name,
@@ -102,6 +111,7 @@ def _lines(model: str, target: Target, cost: Cost, total: Figures, width: int) -
             units.ms(layer.latency_ms),
             units.mj(layer.energy_mj),
             layer.bound,
+            *([f"{gains[layer.name]:.1f}x" if layer.name in gains else ""] if verdict else []),
         ]
         for layer in cost.layers
     ]
@@ -116,10 +126,15 @@ def _lines(model: str, target: Target, cost: Cost, total: Figures, width: int) -
         f"{units.size(total.weight_bytes)} of weights, file {units.size(total.file_bytes)}"
     )
     yield f"predicted: {units.ms(total.latency_ms)}, {units.mj(total.energy_mj)} per run"
+    if verdict is not None:
+        change = f"{units.ms(verdict.float_ms)} to {units.ms(verdict.int8_ms)}, both after the exact passes"
+        yield f"predicted: {verdict} ({change})"
     yield from _chart(cost, width)
     for text in (_peak(cost), _use(target, cost)):
         yield from textwrap.wrap(text, width, subsequent_indent="  ")
     yield from ((f"warning: {text}", "yellow") for text in cost.warnings)
+    if cost.warnings and verdict is not None and not verdict.int8_warnings:
+        yield "note: in int8 it fits"
     for text in (*_order(cost), *cost.assumptions, _trust(target)):
         yield from textwrap.wrap(f"note: {text}", width, subsequent_indent="  ")
 

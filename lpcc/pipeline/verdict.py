@@ -20,13 +20,15 @@ class Verdict:
     """How much faster a network is in int8: above 1 faster, below 1 slower.
 
     `speedup` is of the whole network, with all conversions between float and integers, which take `conversions_ms`.
-    `layers` has those layers that become integer kernels, by name. `float_ms` and `int8_ms` are predicted latencies.
+    `layers` has those layers that become integer kernels, by name. `float_ms` and `int8_ms` are predicted latencies,
+    `int8_warnings` says why the network does not fit the target in int8 either, if so.
     """
 
     float_ms: float
     int8_ms: float
     conversions_ms: float
     layers: Mapping[str, float]
+    int8_warnings: tuple[str, ...] = ()
 
     @property
     def speedup(self) -> float:
@@ -60,7 +62,7 @@ def int8_verdict(graph: gs.Graph, target: Target, sizes: Mapping[str, int] | Non
     after = model.estimate(work, sizes)
     if after.latency_ms <= 0:
         return None
-    return Verdict(before.latency_ms, after.latency_ms, _conversions(after), _gains(before, after))
+    return Verdict(before.latency_ms, after.latency_ms, _conversions(after), _gains(before, after), after.warnings)
 
 
 def _conversions(cost: Cost) -> float:

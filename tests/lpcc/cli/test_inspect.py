@@ -32,7 +32,8 @@ def test_a_table_and_totals(lpcc: Callable[..., Any], model: Path) -> None:
     done = lpcc("inspect", model, *TARGET, "--dim", "H=16", "--dim", "W=16", "--dim", "N=1")
     assert (done.code, done.err) == (0, "")
     head, *lines = done.out.splitlines()
-    assert head.split() == ["layer", "op", "type", "output", "MACs", "params", "moved", "time", "energy", "bound"]
+    columns = ["layer", "op", "type", "output", "MACs", "params", "moved", "time", "energy", "bound", "int8"]
+    assert head.split() == columns
     assert any("1x8x16x16" in line and "55.3 k" in line for line in lines)  # 8 x 16 x 16 x 27
     assert "net.onnx on arm-cortex-a72" in lines
     assert any(line.startswith("peak of activations: ") and " at " in line for line in lines)
@@ -50,6 +51,24 @@ def test_json(lpcc: Callable[..., Any], model: Path) -> None:
     assert sum(layer["macs"] for layer in found["layers"]) == found["total"]["macs"]
     assert found["total"]["file_bytes"] == model.stat().st_size
     assert any("N" in note for note in found["notes"])
+
+
+def test_whether_int8_pays(lpcc: Callable[..., Any], model: Path) -> None:
+    sizes = ("--dim", "H=64", "--dim", "W=64")
+    done = lpcc("inspect", model, "-t", "arm-cortex-a76", *sizes, "--json", "cost.json")
+    int8 = json.loads(Path("cost.json").read_text())["int8"]
+    assert int8["speedup"] == pytest.approx(int8["float_ms"] / int8["int8_ms"])
+    gain = int8["speedup"]
+    said = f"{gain:.2f} times faster" if gain >= 1 else f"{1 / gain:.2f} times slower"
+    assert f"predicted: int8 is {said} here" in done.out
+    assert int8["layers"]
+    assert all(f"{gain:.1f}x" in done.out for gain in int8["layers"].values())
+
+
+def test_no_verdict_without_integer_kernels(lpcc: Callable[..., Any], model: Path) -> None:
+    done = lpcc("inspect", model, "-t", "eyeriss", "--json", "cost.json")
+    assert json.loads(Path("cost.json").read_text())["int8"] is None
+    assert "int8 is" not in done.out
 
 
 def test_assumed_sizes_are_said(lpcc: Callable[..., Any], model: Path) -> None:
