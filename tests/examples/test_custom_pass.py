@@ -29,7 +29,7 @@ def test_golden(case: Path, golden: Callable[..., None], custom_pass: ModuleType
 def test_pays_and_stays_exact(custom_pass: ModuleType) -> None:
     model = onnx.parser.parse_model(custom_pass.PYRAMID)
     pipeline = Pipeline.parse("split-max-pool", [custom_pass.SplitMaxPool])
-    result = lpcc.optimize(model, target="arm-cortex-a", pipeline=pipeline)
+    result = lpcc.optimize(model, target="arm-cortex-m7", pipeline=pipeline)
     assert [node.op_type for node in result.model.graph.node].count("MaxPool") == 6
     assert result.report.verdict.speedup is not None
     assert result.report.verdict.speedup > 2
@@ -37,10 +37,12 @@ def test_pays_and_stays_exact(custom_pass: ModuleType) -> None:
 
 
 def test_guard_takes_back_what_does_not_pay(custom_pass: ModuleType) -> None:
-    model = onnx.parser.parse_model(custom_pass.PYRAMID.replace("40", "2").replace("64", "1").replace("256", "4"))
+    """onnxruntime's pooling on Arm goes over rows, then columns, by itself: two nodes only cost a second pass."""
+    model = onnx.parser.parse_model(custom_pass.PYRAMID)
     pipeline = Pipeline.parse("split-max-pool", [custom_pass.SplitMaxPool])
     report = lpcc.optimize(model, target="arm-cortex-a", pipeline=pipeline).report
     assert report.verdict.kept == "original"
+    assert "predicted 1.16x the time" in report.verdict.reasons[0]
 
 
 def test_script(custom_pass: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:

@@ -128,17 +128,26 @@ def test_fitted_kernels_take_the_place_of_the_roofline() -> None:
     )
 
 
-def test_instructions_become_time_by_the_physics_of_the_core() -> None:
+@pytest.mark.parametrize("bandwidth", [1.0, 100.0])
+def test_instructions_become_time_by_the_physics_of_the_core(bandwidth: float) -> None:
+    """What is not in a cache is read ahead while the core computes."""
     table = KernelTable({("conv", "float32"): {"mac": {"macs": 0.25}, "other": {"one": 100.0, "macs": 0.125}}})
     physics = Physics(cycles_per_instruction={"mac": 0.5, "other": 0.25}, scale=1.1)
-    core = Core("fast", 2.0, 1)
-    target = replace(PLAIN, core=core, tables=table, physics=physics, overhead_us=Overhead(kernel=1.0, inference=3.0))
+    target = replace(
+        PLAIN,
+        core=Core("fast", 2.0, 1),
+        memory=Memory(bandwidth_gbps=bandwidth),
+        tables=table,
+        physics=physics,
+        overhead_us=Overhead(kernel=1.0, inference=3.0),
+    )
     cost = CostModel(target).estimate(conv(12))
     (layer,) = cost.layers
     cycles = layer.macs * 0.25 * 0.5 + (100 + layer.macs * 0.125) * 0.25
-    want = 1.1 * (cycles / 2e3 + layer.bytes_moved / 1e3)
-    assert layer.latency_ms * 1e3 == pytest.approx(want)
-    assert cost.latency_ms * 1e3 == pytest.approx(want + 3.0)
+    computing, moving = cycles / 2e3, layer.bytes_moved / bandwidth / 1e3
+    assert layer.bound == ("memory" if bandwidth == 1 else "compute")
+    assert layer.latency_ms * 1e3 == pytest.approx(1.1 * max(computing, moving))
+    assert cost.latency_ms * 1e3 == pytest.approx(1.1 * max(computing, moving) + 3.0)
     assert cost.energy_mj == pytest.approx(2.0 * cost.latency_ms)
 
 
@@ -150,7 +159,18 @@ def test_an_int8_scheme_may_have_rates_of_its_own(mobile) -> None:
     assert {layer.dtype for layer in model.estimate(mobile("s8s8")).layers if layer.macs} == {"s8s8"}
 
 
-@pytest.mark.parametrize("name", [name for name in sorted(BUILTIN) if Target.load(name).kind in ("cpu", "mcu")])
+PROCESSORS = {name: target for name in BUILTIN if (target := Target.load(name)).kind in ("cpu", "mcu")}
+
+
+def test_int8_does_not_pay_where_the_runtime_computes_in_half_precision(mobile) -> None:
+    """ncnn on cores with float16 arithmetic; its published times say the same of MobileNets."""
+    model = CostModel(PROCESSORS["arm-cortex-a76/ncnn"])
+    assert model.estimate(mobile("s8s8")).latency_ms > model.estimate(mobile()).latency_ms
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, target in PROCESSORS.items() if target.runtime not in ("ncnn", "tflite")]
+)
 def test_int8_pays_on_a_mobile_network_and_islands_do_not(name: str, mobile) -> None:
     target = Target.load(name)
     assert target.int8 is not None
@@ -160,10 +180,11 @@ def test_int8_pays_on_a_mobile_network_and_islands_do_not(name: str, mobile) -> 
     islands = model.estimate(mobile(target.int8.scheme, islands=True))
     assert fused.latency_ms < plain.latency_ms
     assert fused.energy_mj < plain.energy_mj
-    assert fused.peak_activation_bytes < plain.peak_activation_bytes
+    inner = slice(2, -2)  # the first and last kernels convert: both formats are alive there
+    assert max(alive for _, alive in fused.memory[inner]) < max(alive for _, alive in plain.memory[inner])
     assert fused.weight_bytes < 0.5 * plain.weight_bytes
     assert fused.macs == plain.macs
-    assert islands.latency_ms > 1.2 * fused.latency_ms
+    assert islands.latency_ms > (1.2 if target.kind == "cpu" else 1.05) * fused.latency_ms
     left = [layer for layer in islands.layers if layer.kernel == "dequantize"]
     assert len(left) == 6 + 6 + 1, "activation and weights of each depthwise convolution, and the output"
     if name.startswith("arm-cortex-a"):
@@ -179,7 +200,7 @@ def test_signed_activations_do_not_pay_on_x86(mobile) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    name=st.sampled_from([name for name in sorted(BUILTIN) if not Target.load(name).tables.rows]),
+    name=st.sampled_from(sorted(PROCESSORS)),
     out=st.integers(1, 70),
     more=st.integers(0, 70),
     inner=st.integers(1, 20),
@@ -190,7 +211,7 @@ def test_more_channels_or_pixels_are_never_cheaper(
     name: str, out: int, more: int, inner: int, size: int, kernel: int
 ) -> None:
     """By the roofline. Real kernels, which tables hold, are at times cheaper on full blocks of more channels."""
-    model = CostModel(Target.load(name))
+    model = CostModel(replace(Target.load(name), tables=KernelTable()))
 
     def latency(graph: gs.Graph) -> float:
         return sum(layer.latency_ms for layer in model.estimate(graph).layers if layer.nodes)

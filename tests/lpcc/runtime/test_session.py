@@ -40,7 +40,7 @@ def test_runs_protos_bytes_and_files(tmp_path: Path, optimise: bool) -> None:
 
 
 def test_large_models_go_through_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session, "_MESSAGE_LIMIT", 100)
+    monkeypatch.setattr(session, "MESSAGE_LIMIT", 100)
     large = model()
     large.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((1000, 3), np.float32), "w"))
     before = large.SerializeToString()
