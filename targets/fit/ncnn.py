@@ -5,9 +5,9 @@ activations that no cache holds, the call); coefficients of all boards are fitte
 with levels for the number format of floats, the version of ncnn (before and after its Winograd and int8 kernels were
 redone in June 2022), the core and the board. A target's table leaves the board's level out.
 
-Held out by network: a network, float and int8, is left out of the fit on all boards; then four other networks that were
-measured on a board adapt the core's table to it, as ``lpcc targets fit`` does, and the network is predicted. Held out by
-device too: the fit sees nothing of that board either.
+Held out by network: a network, float and int8, is left out of the fit on all boards; then four others that were
+measured on a board adapt the core's table to it, as ``lpcc targets fit`` does, and the network is predicted. Held out
+by device too: the fit sees nothing of that board either.
 """
 
 from __future__ import annotations
@@ -130,7 +130,11 @@ def _elements() -> list[Row]:
 
 
 def _large(kind: str, dtype: str) -> list[Row]:
-    read = (f"input_bytes*[input_bytes>{_LARGE // 4}]", 1.0) if dtype == _INT8 else (f"input_bytes*[input_bytes>{_LARGE}]", 1 / 4)
+    read = (
+        (f"input_bytes*[input_bytes>{_LARGE // 4}]", 1.0)
+        if dtype == _INT8
+        else (f"input_bytes*[input_bytes>{_LARGE}]", 1 / 4)
+    )
     return [
         Row("large", kind, dtype, read[0], read[1]),
         Row("large", kind, dtype, f"output_bytes*[output_bytes>{_LARGE}]", 1 / 4),
@@ -270,7 +274,7 @@ def _unit(row: Row, *, half: bool) -> float:
 
 
 def _by_name(rows: Floats) -> Floats:
-    return np.bincount(_INDEX, rows, len(NAMES))
+    return np.asarray(np.bincount(_INDEX, rows, len(NAMES)), np.float64)
 
 
 def table(times: Times, work: Mapping[bool, Mapping[str, Floats]], without: str = "") -> Coefficients:
@@ -330,11 +334,15 @@ def held_out(truth: Path, *, devices: bool = False) -> list[Held]:
             if board.core not in CORES or not any(family(n) == name for n in measured):
                 continue
             cycles = (whole or table(rest, work, name)).of(board.shared)
-            found += _predict(board, measured, {n: parts(work[board.core in HALF][n], cycles, board.ghz) for n in work[False]}, name)
+            found += _predict(
+                board, measured, {n: parts(work[board.core in HALF][n], cycles, board.ghz) for n in work[False]}, name
+            )
     return found
 
 
-def _predict(board: Board, measured: Mapping[str, float], predicted: Mapping[str, dict[str, float]], name: str) -> list[Held]:
+def _predict(
+    board: Board, measured: Mapping[str, float], predicted: Mapping[str, dict[str, float]], name: str
+) -> list[Held]:
     chosen = [second if family(first) == name else first for first, second in _CALIBRATE]
     chosen = [n for n in dict.fromkeys(chosen) if n in measured]
     found = adapt([predicted[n] for n in chosen], [measured[n] for n in chosen])
@@ -402,7 +410,15 @@ def checks(truth: Path) -> list[Check]:
         )
     pairs = sum(r["pairs"] for r in by_network.values())
     right = sum(r["sign"] * r["pairs"] for r in by_network.values()) / pairs
-    found.append(Check("ncnn: int8 faster or slower, right in sign", ">= 90 %", f"{100 * right:.0f} %", right >= 0.9, f"{pairs:.0f} pairs"))
+    found.append(
+        Check(
+            "ncnn: int8 faster or slower, right in sign",
+            ">= 90 %",
+            f"{100 * right:.0f} %",
+            right >= 0.9,
+            f"{pairs:.0f} pairs",
+        )
+    )
     return found
 
 

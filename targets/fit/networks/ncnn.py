@@ -20,7 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 Shape = tuple[int, ...]
 Layer = dict[str, Any]
 
-_UNARY = {"ReLU": "Relu", "Sigmoid": "Sigmoid", "HardSwish": "HardSwish", "HardSigmoid": "HardSigmoid", "LRN": "LRN"}
+_UNARY = {"ReLU": "Relu", "Sigmoid": "Sigmoid", "HardSwish": "HardSwish", "HardSigmoid": "HardSigmoid"}
 _DOMAIN = "ncnn"
 
 
@@ -98,7 +98,9 @@ class _Writer:
         if op == "Swish":
             return self._node("Mul", [names[0], self._node("Sigmoid", names)[0]])[0]
         if op in _UNARY:
-            return self._node(_UNARY[op], names, **({"size": 5} if op == "LRN" else {}))[0]
+            return self._node(_UNARY[op], names)[0]
+        if op == "LRN":
+            return self._node("LRN", names, size=5)[0]
         if op == "BatchNorm":
             scale = self._constant(np.ones((1, out[0], 1, 1), np.float32))
             return self._node("Mul", [names[0], scale])[0]
