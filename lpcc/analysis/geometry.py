@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from math import prod
 
 import onnx_graphsurgeon as gs
@@ -53,6 +53,11 @@ class Geometry:
     iw: int = 1
     oh: int = 1
     ow: int = 1
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether a tensor has a dimension of 0, so that there is nothing to compute."""
+        return 0 in astuple(self)
 
     @property
     def taps(self) -> int:

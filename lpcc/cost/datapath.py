@@ -52,13 +52,11 @@ class Datapath:
     pj_buffer_byte: NonNegative
     pj_dram_byte: NonNegative
 
-    def price(self, kernel: Kernel, network: Network, target: Target) -> Price:  # noqa: ARG002
+    def price(self, kernel: Kernel, network: Network, target: Target) -> Price:
         """Price of one kernel."""
         if kernel.kind == "view":
             return Price(0.0, "overhead", 0.0)
-        from lpcc.analysis.weight_forms import weight_form
-
-        form = weight_form(kernel.nodes) if kernel.macs else None
+        form = network.form(kernel) if kernel.macs else None
         unit, steps, rate, picojoules = self._unit(kernel, form)
         operations = kernel.macs * steps
         cycles = operations / rate + (0 if kernel.macs else kernel.elements / self.elements_per_cycle)
@@ -80,10 +78,8 @@ class Datapath:
 
     def notes(self, network: Network) -> tuple[str, ...]:
         """How many layers run on the multipliers."""
-        from lpcc.analysis.weight_forms import weight_form
-
         layers = [k for k in network.kernels if k.macs]
-        dense = sum(1 for k in layers if self._unit(k, weight_form(k.nodes))[0] == "mac")
+        dense = sum(1 for k in layers if self._unit(k, network.form(k))[0] == "mac")
         if not dense:
             return ()
         return (f"{dense} of {len(layers)} layers have weights of no special form and run on the multipliers",)

@@ -40,8 +40,8 @@ class Eie:
     """The engine: `elements` with `weight_kib` for entries each, and energy in pJ per access or operation.
 
     `balance`: share of cycles in which an element works while the others do. `input_density`: inputs that are not
-    zero, where nobody has measured (a network's own input counts as dense). `longest_run`: zeros that an entry can
-    skip.
+    zero, where nobody has measured (those of a network's first layer count as dense). `longest_run`: zeros that an
+    entry can skip.
     """
 
     elements: Count
@@ -58,15 +58,14 @@ class Eie:
 
     def price(self, kernel: Kernel, network: Network, target: Target) -> Price:
         """Price of one kernel."""
-        from lpcc.analysis.weight_forms import weight_form
-
-        form = weight_form(kernel.nodes) if kernel.kind in _PRODUCTS else None
+        form = network.form(kernel) if kernel.kind in _PRODUCTS else None
         if form is None:
             return Price(0.0, "overhead", 0.0)
         loops = kernel.geometry
         columns, rows = loops.depth * loops.groups, loops.cout
         entries = padded_entries(form.count, form.density, max(rows / self.elements, 1.0), self.longest_run)
-        live = 1.0 if network.kernels and kernel is network.kernels[0] else self.input_density
+        first = next((one for one in network.kernels if one.kind in _PRODUCTS), None)
+        live = 1.0 if kernel is first else self.input_density
         vectors = loops.rows  # products of the same matrix with another vector
         walked = entries * live * vectors
         cycles = max(walked / (self.elements * self.balance), columns * live * vectors)
@@ -95,10 +94,8 @@ class Eie:
 
     def notes(self, network: Network) -> tuple[str, ...]:
         """What is not counted, and which weights the engine cannot hold as they are."""
-        from lpcc.analysis.weight_forms import weight_form
-
         products = [k for k in network.kernels if k.kind in _PRODUCTS]
-        forms = [weight_form(kernel.nodes) for kernel in products]
+        forms = [network.form(kernel) for kernel in products]
         unshared = sum(1 for form in forms if form is not None and form.distinct > _SHARED)
         others = sum(1 for k in network.kernels if k.kind != "view" and k.kind not in _PRODUCTS)
         found = [f"{self.input_density:.0%} of the inputs of a layer are taken as not zero"]

@@ -85,11 +85,11 @@ class EthosU:
         per_us = target.core.clock_ghz * 1e3
         if kernel.kind == "view":
             return Price(0.0, "overhead")
-        work = self._work(kernel)
+        work = self._work(kernel, network)
         if work is None:
             cycles = self._on_host(kernel)
             return Price(cycles / per_us, "compute", counts={"host_cycles": cycles})
-        slack = self._slack(network.before.get(id(kernel)))
+        slack = self._slack(kernel, network)
         memory = max(self._sram_cycles(work), self._flash_cycles(work, slack))
         npu = work.npu_cycles
         if work.copied and work.encoded and not slack:  # nothing runs meanwhile: the first channels are waited for
@@ -105,7 +105,7 @@ class EthosU:
 
     def notes(self, network: Network) -> tuple[str, ...]:
         """Which kernels run on the processor beside the NPU."""
-        found = [k for k in network.kernels if k.kind != "view" and self._work(k) is None]
+        found = [k for k in network.kernels if k.kind != "view" and self._work(k, network) is None]
         if not found:
             return ()
         if all(kernel.dtype != "int8" for kernel in found):
@@ -113,12 +113,14 @@ class EthosU:
         kinds = ", ".join(sorted({kernel.op for kernel in found}))
         return (f"{len(found)} kernels run on the processor beside the NPU, which has no unit for them: {kinds}",)
 
-    def _work(self, kernel: Kernel) -> _Work | None:
+    def _work(self, kernel: Kernel, network: Network) -> _Work | None:
         """What the NPU does for a kernel; None where it cannot run it."""
         if kernel.dtype != "int8" or not kernel.outputs:
             return None
+        if kernel.geometry.is_empty:
+            return _Work(0.0, 0.0, 0.0)
         if kernel.kind in _UNITS:
-            return self._blocks(kernel, _layer(kernel))
+            return self._blocks(kernel, _layer(kernel), network)
         size = float(kernel.outputs[0].nbytes)
         read = float(sum(o.nbytes for o in kernel.inputs))
         if kernel.kind == "softmax":
@@ -140,10 +142,8 @@ class EthosU:
     def _on_host(self, kernel: Kernel) -> float:
         return kernel.macs / self.host_macs_per_cycle + kernel.elements / self.host_elements_per_cycle
 
-    def _blocks(self, kernel: Kernel, layer: _Layer) -> _Work:
+    def _blocks(self, kernel: Kernel, layer: _Layer, network: Network) -> _Work:
         """A kernel of the MAC array, block by block."""
-        from lpcc.analysis.weight_forms import weight_form
-
         array = _Array(self.block_height, self.block_width, self.block_depth, self.buffer_kib)
         block = find_block(array, self.input_granule, self.accumulator_granule, layer)
         height, width, depth = min(block.height, layer.oh), min(block.width, layer.ow), min(block.depth, layer.cout)
@@ -166,7 +166,7 @@ class EthosU:
         parts = ceil(layer.kh / _SUBKERNEL) * ceil(layer.kw / _SUBKERNEL)
         read = window * _up(layer.cin, _SPLIT if layer.cin >= _SPLIT else 1) * burst * parts * fetches
         written = layer.oh * layer.ow * (layer.cout if scattered else _up(layer.cout, 16))
-        form = weight_form(kernel.nodes) if layer.unit != "pool" else None
+        form = network.form(kernel) if layer.unit != "pool" else None
         once = layer.unit == "vector" or (layer.unit == "depthwise" and planes == 1)
         return _Work(
             npu_cycles=cycles * layer.groups,
@@ -216,9 +216,10 @@ class EthosU:
             return max(self.output_cycles, self.lookup_cycles)
         return self.output_cycles
 
-    def _slack(self, before: Kernel | None) -> float:
+    def _slack(self, kernel: Kernel, network: Network) -> float:
         """Cycles of the kernel before, in which weights can be copied."""
-        work = None if before is None else self._work(before)
+        before = network.before.get(id(kernel))
+        work = None if before is None else self._work(before, network)
         return 0.0 if work is None else work.npu_cycles
 
     def _sram_cycles(self, work: _Work) -> float:

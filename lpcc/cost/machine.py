@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from lpcc.analysis.kernels import Kernel
+    from lpcc.analysis.weight_forms import WeightForm
     from lpcc.target import Target
 
 Bound = Literal["compute", "memory", "overhead"]
@@ -35,12 +36,21 @@ class Network:
 
     kernels: tuple[Kernel, ...] = ()
     weight_bytes: int = 0
+    _forms: dict[Kernel, WeightForm | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def before(self) -> Mapping[int, Kernel]:
         """The kernel that runs before each one, by ``id``; views, which do nothing, aside."""
         working = [kernel for kernel in self.kernels if kernel.kind != "view"]
         return {id(kernel): last for last, kernel in pairwise(working)}
+
+    def form(self, kernel: Kernel) -> WeightForm | None:
+        """Form of a kernel's weights, which are read at the first call; None where it has none."""
+        from lpcc.analysis.weight_forms import weight_form
+
+        if kernel not in self._forms:
+            self._forms[kernel] = weight_form(kernel.nodes)
+        return self._forms[kernel]
 
 
 class Machine(Protocol):

@@ -59,11 +59,11 @@ class Cost:
     """Cost of one inference.
 
     `peak_activation_bytes` are alive while layer `peak_layer` runs, those of `peak_tensors`; laid out in one block,
-    without moving any, activations take `arena_bytes`. `memory` pairs each kernel, in the order in which they run, with the bytes alive meanwhile.
-    `best_peak_bytes` is the peak in the best order of execution that was found, `least_peak_bytes` one that no order
-    comes below. `ram_bytes` are the arena, what the runtime itself needs and, where the target has no flash for them,
-    the weights; `flash_bytes` the weights and the code. `assumptions` says what was assumed about open dimensions,
-    `warnings` why the network does not fit the target, if so.
+    without moving any, activations take `arena_bytes`. `memory` pairs each kernel, in the order in which they run, with
+    the bytes alive meanwhile. `best_peak_bytes` is the peak in the best order of execution that was found,
+    `least_peak_bytes` one that no order comes below. `ram_bytes` are the arena, what the runtime itself needs and,
+    where the target has no flash for them, the weights; `flash_bytes` the weights and the code. `assumptions` says what
+    was assumed about open dimensions, `warnings` why the network does not fit the target, if so.
     """
 
     latency_ms: float

@@ -60,7 +60,7 @@ class RowStationary:
 
     def price(self, kernel: Kernel, network: Network, target: Target) -> Price:  # noqa: ARG002
         """Price of one kernel; its energy is that of its accesses."""
-        if kernel.kind == "view":
+        if kernel.kind == "view" or kernel.geometry.is_empty:
             return Price(0.0, "overhead", 0.0)
         loops = _loops(kernel)
         if loops is None:

@@ -45,7 +45,7 @@ def int8_verdict(graph: gs.Graph, target: Target, sizes: Mapping[str, int] | Non
     """Predicted latency of an annotated float graph against that of its int8 version, both after the exact passes.
 
     None where nothing of it can become int8: the target has no such kernels, or the network has no such layers, or is
-    quantised already. The graph is not changed.
+    quantised already, or takes no time at all. The graph is not changed.
     """
     ctx = Context(target=target)
     *exact, quantize = Pipeline.parse("exact,quantize").passes
@@ -60,7 +60,7 @@ def int8_verdict(graph: gs.Graph, target: Target, sizes: Mapping[str, int] | Non
         return None
     annotate(work)
     after = model.estimate(work, sizes)
-    if after.latency_ms <= 0:
+    if before.latency_ms <= 0 or after.latency_ms <= 0:
         return None
     return Verdict(before.latency_ms, after.latency_ms, _conversions(after), _gains(before, after), after.warnings)
 

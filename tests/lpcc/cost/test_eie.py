@@ -84,3 +84,14 @@ def test_weights_that_do_not_fit_come_from_dram() -> None:
     assert outside.counts["dram_bytes"] > 1024 * 1024
     assert outside.energy_mj > inside.energy_mj
     assert outside.bound == "memory"
+
+
+def test_inputs_of_the_first_layer_are_dense_whatever_stands_before_it() -> None:
+    found = []
+    for before in (False, True):
+        net = Builder("flat")
+        x = net.flatten(net.input(1, 16, 8, 8)) if before else net.input(1, 1024)
+        graph = from_proto(net.model(net.dense(x, 1024)))
+        annotate(graph)
+        found.append(CostModel(EIE).estimate(graph).latency_ms)
+    assert found[0] == pytest.approx(found[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from lpcc.analysis import weight_forms
 from lpcc.analysis.types import annotate
 from lpcc.cost import Cost, CostModel
 from lpcc.cost.ethos_u import _Array, _Layer, find_block
@@ -89,3 +90,11 @@ def test_channels_in_sixteens_take_sram() -> None:
     annotate(graph)
     found = CostModel(Target.load("ethos-u55-128")).estimate(graph)
     assert found.peak_activation_bytes >= 2 * 32 * 32 * 16
+
+
+def test_weights_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    form = weight_forms.weight_form
+    monkeypatch.setattr(weight_forms, "weight_form", lambda nodes: read.append(id(nodes[0])) or form(nodes))
+    cost("kws")
+    assert len(read) == len(set(read)) > 5

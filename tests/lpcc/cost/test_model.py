@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lpcc.analysis.types import annotate
 from lpcc.cost import Cost, CostModel, KernelTable
 from lpcc.graph import from_proto
+from lpcc.pipeline.verdict import int8_verdict
 from lpcc.target import Compute, Core, Energy, Memory, Overhead, Physics, Quality, Target
 from lpcc.targets import BUILTIN
 
@@ -293,3 +294,34 @@ def test_time_grows_linearly_with_the_graph() -> None:
     large, cost = seconds(chain(20_000))
     assert len(cost.layers) == 10_000
     assert large < 40 * small, "ten times the nodes"
+
+
+@pytest.mark.parametrize(
+    ("body", "shape"),
+    [
+        ("y = MatMul (x, w)", [0, 8]),
+        ("y = MatMul (x, none)", [2, 0]),
+        ("c = Conv (x, k) r = Relu (c) y = GlobalAveragePool (r)", [0, 8, 6, 6]),
+        ("c = Conv (x, k) r = Relu (c) y = GlobalAveragePool (r)", None),
+        ("y = Identity (x)", [1, 8]),
+    ],
+)
+def test_every_target_prices_networks_of_nothing(body: str, shape: list[int] | None) -> None:
+    proto = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) {{ {body} }}'
+    )
+    weights = {"w": (8, 8), "none": (0, 8), "k": (8, 8, 3, 3)}
+    proto.graph.initializer.extend(
+        numpy_helper.from_array(np.ones(size, np.float32), name)
+        for name, size in weights.items()
+        if f" {name})" in body
+    )
+    for value, size in ((proto.graph.input[0], shape), (proto.graph.output[0], None)):
+        value.CopyFrom(helper.make_tensor_value_info(value.name, TensorProto.FLOAT, size))
+    graph = from_proto(proto)
+    annotate(graph)
+    for device in map(Target.load, sorted(BUILTIN)):
+        cost = CostModel(device).estimate(graph)
+        assert cost.latency_ms - device.overhead_us.inference / 1e3 < 1, device.name
+        verdict = int8_verdict(graph, device)
+        assert verdict is None or str(verdict)
