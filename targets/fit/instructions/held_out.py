@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lpcc.cost.table import KernelTable
-from lpcc.targets.fit.check import Check
+from lpcc.targets.fit.check import Check, Points
 from lpcc.targets.fit.instructions import physics
 from lpcc.targets.fit.instructions.counts import Row, read
 from lpcc.targets.fit.instructions.fitting import amount
@@ -37,25 +37,51 @@ def _latency(truth: Path) -> list[Check]:
     found = {size: physics.measured(rows, size, table) for size in sizes}
     made = []
     for fitted in sizes:
-        first = found[fitted]
-        part = slice(None, physics.FITTED)
-        numbers = physics.fit(physics.Measured(first.amounts[part], first.ms[part], first.mj[part]))
+        numbers = physics.fit(found[fitted].part(slice(None, physics.FITTED)))
         for size in sizes:
-            held = slice(physics.FITTED if size is fitted else 0, None)
-            given = physics.Measured(found[size].amounts[held], found[size].ms[held], found[size].mj[held])
-            errors = {"latency": numbers.ms(given) / given.ms - 1, "energy": numbers.mj(given) / given.mj - 1}
-            for what, asked in (("latency", 0.95), ("energy", 0.90)):
-                share = float(np.mean(np.abs(errors[what]) <= 0.10))
-                made.append(
-                    Check(
-                        f"Raspberry Pi 5, onnxruntime, {what} at {_text(size)}, fitted at {_text(fitted)}",
-                        f"10 % on {asked:.0%}",
-                        f"{share:.1%}",
-                        share >= asked,
-                        f"{len(given.ms)} networks held out, mean error {np.mean(np.abs(errors[what])):.1%}",
-                    )
-                )
+            held = found[size].part(slice(physics.FITTED if size is fitted else 0, None))
+            made += _pair(f"at {_text(size)}, fitted at {_text(fitted)}", numbers, held)
+    numbers = physics.shipped(rows, table)
+    for size in sizes:
+        held = found[size].part(slice(physics.FITTED, None))
+        made += _pair(f"at {_text(size)}, fitted at both sizes (as shipped)", numbers, held)
     return made
+
+
+def _pair(where: str, numbers: physics.Physics, given: physics.Measured) -> list[Check]:
+    """Latency and energy of networks that were held out."""
+    errors = {"latency": numbers.ms(given) / given.ms - 1, "energy": numbers.mj(given) / given.mj - 1}
+    made = []
+    for what, asked in (("latency", 0.95), ("energy", 0.90)):
+        share = float(np.mean(np.abs(errors[what]) <= 0.10))
+        detail = f"{len(given.ms)} networks held out, mean error {np.mean(np.abs(errors[what])):.1%}"
+        name = f"Raspberry Pi 5, onnxruntime, {what} {where}"
+        made.append(Check(name, f"10 % on {asked:.0%}", f"{share:.1%}", share >= asked, detail))
+    return made
+
+
+def points(truth: Path) -> list[Points]:
+    """Raspberry Pi 5: networks that the shipped numbers were not fitted to; instructions of networks for the cores."""
+    rows, table = physics.read(truth), KernelTable.read(TABLES["dotprod"])
+    numbers = physics.shipped(rows, table)
+    held = rows[physics.FITTED :]
+    names = tuple(row["arch"] for row in held)
+    found = []
+    for size in (physics.SQUARE, physics.STRIP):
+        given = physics.measured(held, size, table)
+        for what, measured, predicted in (
+            (f"ms, {_text(size)}", given.ms, numbers.ms(given)),
+            (f"mJ, {_text(size)}", given.mj, numbers.mj(given)),
+        ):
+            found.append(Points("raspberry-pi-5", what, names, tuple(measured), tuple(predicted)))
+    counted = read(CHECKED)
+    for target, isa in (("arm-cortex-a72", "armv8"), ("arm-cortex-a76", "dotprod")):
+        for name in ("float32", "int8"):
+            mine = [row for row in counted if row.network.endswith(name)]
+            totals, sums = _whole(mine, KernelTable.read(TABLES[isa]), "armv8" if name == "float32" else isa)
+            what = f"instructions, {name}"
+            found.append(Points(target, what, tuple(totals), tuple(totals.values()), tuple(sums[n] for n in totals)))
+    return found
 
 
 def _text(size: physics.Size) -> str:
@@ -80,15 +106,22 @@ def _compare(what: str, rows: list[Row], table: KernelTable, isa: str) -> list[C
         row for row in kernels if (isa, "mac") in row.counts and row.kernel.kind != "view"
     ]  # alone, a view copies
     errors = np.array([predicted(row, table) / amount(row, "total", isa) - 1 for row in layers])
-    totals = {row.network: amount(row, "total", isa) for row in rows if row.name == "network"}
-    sums: dict[str, float] = defaultdict(float)
-    for row in kernels:
-        sums[row.network] += predicted(row, table)
+    totals, sums = _whole(rows, table, isa)
     whole = np.array([sums[network] / total - 1 for network, total in totals.items()])
     return [
         _check(f"Instructions of networks, {what}", whole, 0.10, "networks"),
         _check(f"Instructions of layers, {what}", errors, 0.15, "layers"),
     ]
+
+
+def _whole(rows: list[Row], table: KernelTable, isa: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Instructions of each network: counted, and predicted as the sum of its kernels."""
+    totals = {row.network: amount(row, "total", isa) for row in rows if row.name == "network"}
+    sums: dict[str, float] = defaultdict(float)
+    for row in rows:
+        if row.name != "network":
+            sums[row.network] += predicted(row, table)
+    return totals, sums
 
 
 def _check(what: str, errors: NDArray[np.float64], limit: float, unit: str) -> Check:

@@ -43,6 +43,10 @@ class Measured:
     ms: NDArray[np.float64]
     mj: NDArray[np.float64]
 
+    def part(self, which: slice) -> Measured:
+        """Some of the networks."""
+        return Measured(self.amounts[which], self.ms[which], self.mj[which])
+
 
 @dataclass(frozen=True)
 class Physics:
@@ -102,3 +106,15 @@ def fit(given: Measured) -> Physics:
     watts = float(np.median(given.mj / (given.amounts @ found)))
     mac, other, fixed = (float(value) for value in found)
     return Physics(mac * CLOCK_GHZ, other * CLOCK_GHZ, fixed * 1e3, watts)
+
+
+def shipped(rows: Sequence[dict[str, str]], table: KernelTable) -> Physics:
+    """The numbers of the target raspberry-pi-5: from the first networks of `rows`, at both input sizes."""
+    first, second = (measured(rows[:FITTED], size, table) for size in (SQUARE, STRIP))
+    return fit(
+        Measured(
+            np.concatenate([first.amounts, second.amounts]),
+            np.concatenate([first.ms, second.ms]),
+            np.concatenate([first.mj, second.mj]),
+        )
+    )

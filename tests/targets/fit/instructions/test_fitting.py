@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from statistics import median
 
@@ -8,11 +7,10 @@ import pytest
 
 from lpcc.analysis.geometry import Geometry
 from lpcc.cost.table import KernelTable
+from lpcc.target import Target
 from lpcc.targets.fit.instructions import held_out, physics
 from lpcc.targets.fit.instructions.counts import COLUMNS, Row, read, write
 from lpcc.targets.fit.instructions.fitting import fit
-
-TRUTH = Path(os.environ.get("LPCC_TRUTH") or Path(__file__).parents[5] / "shared" / "truth")
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +62,8 @@ def test_networks_and_layers_that_were_not_fitted_meet_the_promise() -> None:
     assert [check.what for check in checks if not check.met] == []
 
 
-@pytest.mark.skipif(not TRUTH.is_dir(), reason=f"no measurements at {TRUTH}")
-def test_a_few_measured_networks_predict_others_at_another_size() -> None:
-    networks = physics.read(TRUTH)[:60]
+def test_a_few_measured_networks_predict_others_at_another_size(truth: Path) -> None:
+    networks = physics.read(truth)[:60]
     table = KernelTable.read(held_out.TABLES["dotprod"])
     numbers = physics.fit(physics.measured(networks[:30], physics.SQUARE, table))
     other = physics.measured(networks[30:], physics.STRIP, table)
@@ -74,3 +71,13 @@ def test_a_few_measured_networks_predict_others_at_another_size() -> None:
     assert abs(numbers.mj(other) / other.mj - 1).mean() < 0.10
     assert 0.5 < numbers.mac < 0.8
     assert 0.2 < numbers.other < 0.4
+
+
+def test_the_raspberry_pi_has_what_was_fitted(truth: Path) -> None:
+    numbers = physics.shipped(physics.read(truth), KernelTable.read(held_out.TABLES["dotprod"]))
+    target = Target.load("raspberry-pi-5")
+    assert target.physics.cycles_per_instruction == pytest.approx(
+        {"mac": numbers.mac, "other": numbers.other}, rel=1e-2
+    )
+    assert target.overhead_us.inference == pytest.approx(numbers.inference_us, rel=2e-2)
+    assert target.energy.active_watts == pytest.approx(numbers.watts, rel=1e-3)
