@@ -33,7 +33,6 @@ Runtime = Literal["onnxruntime", "ncnn", "tflite", "cmsis-nn", "x-cube-ai", "vel
 Positive = Annotated[float, Bound(above=0)]
 NonNegative = Annotated[float, Bound(least=0)]
 Count = Annotated[int, Bound(above=0)]
-RuntimeName = Literal["onnxruntime", "ncnn", "tflite", "cmsis-nn", "x-cube-ai", "vela", "none"]
 MacKind = Annotated[str, Names(MAC_KINDS)]
 ElementKind = Annotated[str, Names(ELEMENT_KINDS)]
 Format = Annotated[str, Names(FORMATS)]
@@ -161,7 +160,7 @@ class Target:
     name: str
     description: str
     kind: Literal["cpu", "mcu", "gpu", "npu", "array"]
-    runtime: RuntimeName
+    runtime: Runtime
     isa: tuple[str, ...]
     core: Core
     memory: Memory

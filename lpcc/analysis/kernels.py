@@ -21,7 +21,7 @@ from lpcc.analysis.integer import Group, Held, Integers
 from lpcc.analysis.macs import CONVS, PRODUCTS, node_macs
 from lpcc.analysis.operand import Operand
 from lpcc.analysis.runtimes import Facts, Runtime, runtime_of
-from lpcc.analysis.shapes import Shapes, bind, bits, constant_of
+from lpcc.analysis.shapes import Shapes, bind, constant_of
 
 __all__ = ["Kernel", "Operand", "kernels"]
 
@@ -246,7 +246,7 @@ class _Walk:
         tensor = constant_of(weight)
         if tensor is None:  # computed from constants when the model is loaded
             return self._operand(Held(weight, rules.dtype_of(weight))).nbytes
-        width = bits(tensor) if tensor.dtype is None else rules.bits(self.runtime.stored(rules.dtype_of(tensor)))
+        width = rules.bits(self.runtime.stored(rules.dtype_of(tensor)))
         size: int = prod(tensor.shape)
         return -(-size * width // 8)
 

@@ -169,7 +169,8 @@ class _Builder:
         for buffer in reads:
             self._read[buffer] = self._read.get(buffer, 0) + 1
         if not kernel.nodes:  # a change of layout holds both for a moment
-            self.steps.append(schedule.Step(reads, (), after, scratch=kernel.outputs[0].nbytes))
+            both = 0 if kernel.kind == "view" else kernel.outputs[0].nbytes
+            self.steps.append(schedule.Step(reads, (), after, scratch=both))
             return
         if kernel.kind == "view" and reads:
             for output in kernel.outputs:

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis import rules
 from lpcc.analysis.concrete import infer
 
 SIZE = 224
@@ -45,16 +45,8 @@ class Shapes:
 
 
 def bits(tensor: gs.Tensor) -> int:
-    """Bits per element; 32 where the type is unknown."""
-    if tensor.dtype is None:
-        return 32
-    try:
-        dtype = np.dtype(tensor.dtype)
-    except TypeError:
-        return 32
-    if dtype.name in ("int4", "uint4", "float4_e2m1fn"):
-        return 4
-    return 2 if dtype.name in ("int2", "uint2") else dtype.itemsize * 8
+    """Bits per element, sub-byte formats packed; 32 where the type is unknown."""
+    return rules.bits(rules.dtype_of(tensor))
 
 
 def constant_of(tensor: gs.Tensor | None) -> gs.Constant | None:

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 class LayerCost:
     """Cost of one kernel, named after its main node `name` of type `op`; `nodes` are all that it stands for.
 
-    A change of layout that the runtime puts in bears the name of the node that it is made for, and has no `nodes`.
+    A change of layout that the runtime puts in bears the name of the node that it is made for, and has no `nodes`; its
+    `op` is the runtime's (``ReorderInput``, ``Transpose``, ``Reshape``).
 
     `inputs` and `outputs` are the shapes of the activations. `bound` says what its latency comes from most, `counts`
     the amounts behind it (cycles, instructions, accesses), where the machine tells.
@@ -148,7 +149,7 @@ class CostModel:
         trained = {id(t): t for node in kernel.nodes for t in weights(node)}
         return LayerCost(
             name=edit.label(kernel.node) + ("" if kernel.nodes else " (layout)"),
-            op=edit.op(kernel.node) if kernel.nodes else "Transpose",
+            op=edit.op(kernel.node) if kernel.nodes else kernel.op,
             kernel=kernel.kind,
             dtype=kernel.scheme if kernel.scheme.endswith("s8") else kernel.dtype,
             inputs=tuple(shapes.of(operand.tensor) or () for operand in kernel.inputs),
@@ -168,5 +169,6 @@ class CostModel:
         if price.energy_uj is not None:
             return price.energy_uj * 1e-3
         energy = self.target.energy
-        picojoules = energy.pj_per_mac.get(kernel.dtype, 0.0) * kernel.macs + energy.pj_per_byte * kernel.bytes
+        per_mac = energy.pj_per_mac.get(kernel.scheme, energy.pj_per_mac.get(kernel.dtype, 0.0))
+        picojoules = per_mac * kernel.macs + energy.pj_per_byte * kernel.bytes
         return energy.active_watts * price.latency_us * 1e-3 + picojoules * 1e-9

@@ -49,7 +49,8 @@ class Processor:
 def _factor(kernel: Kernel, target: Target) -> float:
     """What measurements of the device made of the prices."""
     factors = target.physics.factors
-    return target.physics.scale * factors.get(kernel.kind, 1.0) * factors.get(kernel.dtype, 1.0)
+    of_format = factors.get(kernel.scheme, factors.get(kernel.dtype, 1.0))
+    return target.physics.scale * factors.get(kernel.kind, 1.0) * of_format
 
 
 def _fitted(kernel: Kernel, amounts: Mapping[str, float], memory: float, past: float, target: Target) -> Price:

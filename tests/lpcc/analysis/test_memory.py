@@ -28,6 +28,8 @@ def graph(body: str, outputs: str = "float[a,b,c,d] y", inputs: str = "float[1,4
         "z": np.asarray(np.uint8(128)),
         "w8": np.ones((4, 4, 1, 1), np.int8),
         "zw": np.asarray(np.int8(0)),
+        "m": np.ones((256, 256), np.float32),
+        "row": np.ones(256, np.float32),
     }
     read = {name for node in proto.graph.node for name in node.input}
     proto.graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in constants.items() if name in read)
@@ -152,3 +154,9 @@ def test_x_cube_ai_pools_while_it_convolves() -> None:
 
 def memory_of(runtime: str, graph: gs.Graph) -> Memory:
     return memory(graph, None, kernels(graph, None, runtime), runtime_of(runtime))
+
+
+def test_reshapes_that_the_runtime_puts_in_take_no_memory() -> None:
+    found = memory(graph("a = MatMul(x, m) y = Add(a, row)", "float[1,64,256] y", "float[1,64,256] x"))
+    assert [step.kind for step in found.steps] == ["view", "gemm", "view"]
+    assert found.series == (64 * K, 128 * K, 64 * K)

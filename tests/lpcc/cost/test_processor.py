@@ -1,15 +1,17 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import onnx_graphsurgeon as gs
 import pytest
 
 from lpcc.analysis.types import annotate
 from lpcc.cost import CostModel, KernelTable
 from lpcc.cost.processor import cold_share
 from lpcc.graph import from_proto
-from lpcc.target import Physics, Target
+from lpcc.target import Energy, Physics, Target
 from lpcc.testing.golden import read_model
 
 NETWORK = """
@@ -64,3 +66,14 @@ def test_by_their_bytes() -> None:
     cold = replace(small, physics=Physics(weight_ns_per_byte=2.0))
     before, after = (CostModel(target).estimate(graph) for target in (small, cold))
     assert after.latency_ms - before.latency_ms == pytest.approx(2.0 * 8 * 8 * 9 * 4 / 1e6)
+
+
+def test_a_factor_or_an_energy_may_be_of_one_int8_scheme(mobile: Callable[..., gs.Graph]) -> None:
+    graph = mobile("s8s8", count=1)
+    plain = replace(Target.load("arm-cortex-a72"), physics=Physics(), energy=Energy(pj_per_mac={"int8": 1.0}))
+    slow = replace(plain, physics=Physics(factors={"s8s8": 2.0, "int8": 7.0}), energy=Energy(pj_per_mac={"s8s8": 3.0}))
+    before, after = (CostModel(target).estimate(graph).layers for target in (plain, slow))
+    for one, other in zip(before, after, strict=True):
+        if one.macs:
+            assert other.latency_ms == pytest.approx(2 * one.latency_ms)
+            assert other.energy_mj == pytest.approx(3 * one.energy_mj)
