@@ -16,6 +16,8 @@ from lpcc.analysis.bounds import clip_bounds
 if TYPE_CHECKING:
     from lpcc.analysis.runtimes.base import IntegerRules
 
+_BYTES = ("int8", "uint8")
+
 Params = tuple[object, object]
 """Scale and zero point: their values where they are constants, else the identities of their tensors."""
 
@@ -56,7 +58,7 @@ class Integers:
 
     def is_integer(self, tensor: gs.Tensor) -> bool:
         """Whether the tensor is of an integer type in the graph itself."""
-        return rules.dtype_of(tensor).name in ("int8", "uint8")
+        return rules.dtype_of(tensor).name in _BYTES
 
     def is_weight(self, tensor: gs.Tensor) -> bool:
         """Whether the tensor is a dequantised constant."""
@@ -89,7 +91,7 @@ class Integers:
             return True
         params = _params(node)
         dtype = self._effective(source, rules.dtype_of(source))
-        if params is None or dtype.name not in ("int8", "uint8"):
+        if params is None or dtype.name not in _BYTES:
             return False
         self._held[id(out)] = Held(self.holder(source), dtype, params)
         self._makers[id(out)] = node
@@ -131,7 +133,7 @@ class Integers:
                 formats.append(rules.dtype_of(self._weights[id(tensor)].inputs[0]))
             else:
                 return None
-        if not read or any(dtype.itemsize != 1 for dtype in formats):
+        if not read or any(dtype.name not in _BYTES for dtype in formats):  # int4 and the like are dequantised
             return None
         bias = edit.inp(node, 2) if op in ("Conv", "Gemm") and len(nodes) == 1 else None
         if bias is not None and id(bias) not in self._weights and not constant(bias):

@@ -235,9 +235,8 @@ class _Walk:
         )
 
     def _operand(self, held: Held) -> Operand:
-        return Operand(
-            held.tensor, -(-self.shapes.elements(held.tensor) * rules.bits(self.runtime.stored(held.dtype)) // 8)
-        )
+        count = self.shapes.elements(held.tensor)
+        return Operand(held.tensor, -(-count * rules.bits(self.runtime.stored(held.dtype)) // 8), count)
 
     def _is_weight(self, tensor: gs.Tensor) -> bool:
         return constant_of(tensor) is not None or (bool(tensor.name) and self.facts.constant(tensor))

@@ -13,3 +13,4 @@ class Operand:
 
     tensor: gs.Tensor
     nbytes: int
+    elements: int = 0

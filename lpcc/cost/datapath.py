@@ -62,7 +62,8 @@ class Datapath:
         cycles = operations / rate + (0 if kernel.macs else kernel.elements / self.elements_per_cycle)
         weights = 0.0 if form is None else form.count * self._bits(unit, steps) / 8
         bits = 1.0 if unit == "xnor" else self.activation_bits
-        activations = (_count(kernel.inputs, kernel) * bits + _count(kernel.outputs, kernel) * self.activation_bits) / 8
+        read, written = (sum(o.elements for o in operands) for operands in (kernel.inputs, kernel.outputs))
+        activations = (read * bits + written * self.activation_bits) / 8
         moved = weights + activations
         outside = moved if moved > self.buffer_kib * 1024 else weights
         compute = cycles / (target.core.clock_ghz * 1e3)
@@ -99,19 +100,17 @@ class Datapath:
         return {"xnor": 1.0, "add": 2.0, "shift_add": 4.0 * steps}.get(unit, self.activation_bits)
 
 
-def _count(operands: tuple[object, ...], kernel: Kernel) -> float:
-    width = {"float32": 4, "float16": 2, "float64": 8}.get(kernel.dtype, 1)
-    return sum(getattr(operand, "nbytes", 0) for operand in operands) / width
-
-
 def _binary_input(kernel: Kernel) -> bool:
     """Whether what a kernel reads was made by Sign, but for kernels that only move it."""
+    from lpcc import edit  # imports onnx_graphsurgeon, which reading a target must not
+
     tensor: gs.Tensor = kernel.node.inputs[0]
     while tensor.inputs:
         node = tensor.inputs[0]
-        if node.op == "Sign":
+        op = edit.op(node)
+        if op == "Sign":
             return True
-        if node.op not in _THROUGH:
+        if op not in _THROUGH:
             return False
         tensor = node.inputs[0]
     return False

@@ -208,8 +208,9 @@ class EthosU:
     def _per_element(self, kernel: Kernel) -> float:
         if kernel.kind == "pool":
             return self.max_cycles if "Max" in kernel.op else self.output_cycles
-        last = str(kernel.nodes[-1].op) if kernel.nodes else ""
-        ops = {str(node.op) for node in kernel.nodes} | {last}
+        from lpcc import edit  # imports onnx_graphsurgeon, which reading a target must not
+
+        ops = {edit.op(node) for node in kernel.nodes}
         if ops & {"Relu", "Clip"}:
             return max(self.output_cycles, self.relu_cycles)
         if ops & {"Sigmoid", "Tanh", "HardSigmoid", "LeakyRelu", "Elu", "Gelu"}:

@@ -64,7 +64,7 @@ class RowStationary:
             return Price(0.0, "overhead", 0.0)
         loops = _loops(kernel)
         if loops is None:
-            moved = float(sum(o.nbytes for o in (*kernel.inputs, *kernel.outputs)) // _width(kernel))
+            moved = float(sum(o.elements for o in (*kernel.inputs, *kernel.outputs)))
             return Price(0.0, "overhead", moved * self.pj_buffer * 1e-6, {"buffer": moved})
         cycles = self.cycles(loops)
         counts = self._accesses(loops, *self.used(loops))
@@ -149,8 +149,3 @@ def _loops(kernel: Kernel) -> Geometry | None:
     if kernel.kind == "reduce" and g.oh == g.ow == 1 and g.ih * g.iw > 1:  # global pooling: a window of all
         return replace(g, kh=g.ih, kw=g.iw)
     return None
-
-
-def _width(kernel: Kernel) -> int:
-    """Bytes in which the graph holds an element."""
-    return {"float32": 4, "float16": 2, "float64": 8}.get(kernel.dtype, 1)

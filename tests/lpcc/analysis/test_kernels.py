@@ -303,3 +303,17 @@ def test_float_networks(zoo, tmp_path: Path) -> None:
         proto = onnx.load(zoo.model(name))
         run = theirs(proto, tmp_path)
         assert len(ours(proto)) == sum(run.values())
+
+
+def test_weights_in_four_bits_are_dequantised_at_every_inference(tmp_path: Path) -> None:
+    proto = model(
+        "q = QuantizeLinear(x, s, z) a = DequantizeLinear(q, s, z) k = DequantizeLinear(w4, s)"
+        "c = Conv(a, k) r = QuantizeLinear(c, s, z) y = DequantizeLinear(r, s, z)"
+    )
+    proto.opset_import[0].version = 21
+    proto.ir_version = 10
+    proto.graph.initializer.append(
+        onnx.helper.make_tensor("w4", onnx.TensorProto.INT4, [8, 8, 1, 1], [*range(-8, 8)] * 4)
+    )
+    compare(proto, tmp_path)
+    assert [k.dtype for k in ours(proto) if k.kind in CONVS] == ["float32"]

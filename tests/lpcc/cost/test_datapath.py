@@ -74,3 +74,14 @@ def test_each_form_costs_less_than_the_one_before() -> None:
     assert found[0].energy_mj > found[1].energy_mj > found[2].energy_mj
     xnor = price("xnor", binary(), sign=True).layers[-1]
     assert xnor.latency_ms < found[2].latency_ms / 8
+
+
+@pytest.mark.parametrize("name", ["shift", "xnor", "eyeriss"])
+def test_the_format_of_the_graph_changes_nothing(name: str) -> None:
+    found = set()
+    for dtype in ("float", "float16", "int64", "double"):
+        text = f'<ir_version: 9, opset_import: ["": 17]> g ({dtype}[4,64] x) => ({dtype}[4,64] y) {{ y = Add(x, x) }}'
+        graph = from_proto(onnx.parser.parse_model(text))
+        annotate(graph)
+        found.add(CostModel(Target.load(name)).estimate(graph).energy_mj)
+    assert len(found) == 1
