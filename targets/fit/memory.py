@@ -166,6 +166,11 @@ def checks(truth: Path) -> list[Check]:
     ]
 
 
+def points(truth: Path) -> tuple[Points, Points]:
+    """RAM and flash of the networks that could be rebuilt, each family held out of the fit."""
+    return held_out([row for row in read(truth) if row.same_network])
+
+
 def main() -> None:
     """Print the section of the target, and the errors."""
     parser = argparse.ArgumentParser(description=__doc__)
