@@ -134,7 +134,9 @@ def _memory_us(kernel: Kernel, resident: int, target: Target) -> float:
 
 
 def _past_caches_us(kernel: Kernel, resident: int, target: Target) -> float:
-    """Time for what comes from main memory alone: cycles of instructions hold the caches already."""
+    """Time for what comes from main memory alone: cycles of instructions hold the caches, or SRAM, already."""
+    if target.memory.sram_kib is not None:
+        return _memory_us(kernel, resident, target)
     room = target.memory.cache_kib * 1024
     activations = kernel.bytes - kernel.weight_bytes
     missing = (activations if activations > room else 0) + (kernel.weight_bytes if resident > room else 0)

@@ -24,6 +24,8 @@ net (float[1,8,16,16] x) => (float[1,8,16,16] y)
 }
 """
 
+TABLE = {(kind, "float32"): {"other": {"elements": 1.0}} for kind in ("conv", "activation")}
+
 
 def latencies(**physics: Any) -> dict[str, float]:
     """Milliseconds by kind of kernel on a target without a kernel table."""
@@ -77,3 +79,13 @@ def test_a_factor_or_an_energy_may_be_of_one_int8_scheme(mobile: Callable[..., g
         if one.macs:
             assert other.latency_ms == pytest.approx(2 * one.latency_ms)
             assert other.energy_mj == pytest.approx(3 * one.energy_mj)
+
+
+def test_activations_of_a_microcontroller_do_not_pass_its_flash() -> None:
+    graph = from_proto(read_model(NETWORK.replace("Sigmoid", "Erf")))
+    annotate(graph)
+    plain = Target.load("arm-cortex-m4")
+    slow = replace(plain, memory=replace(plain.memory, bandwidth_gbps=0.001), tables=KernelTable(TABLE))
+    conv, erf = CostModel(slow).estimate(graph).layers
+    assert (conv.bound, erf.bound) == ("memory", "compute")
+    assert conv.latency_ms == pytest.approx(8 * 8 * 9 * 4 / 1e3)
