@@ -40,12 +40,18 @@ def draw(found: Iterable[Points], folder: Path) -> list[Path]:
 
 
 def _panel(axes: Any, points: Points) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     low = min(*points.measured, *points.predicted) * 0.8
     high = max(*points.measured, *points.predicted) * 1.25
     axes.fill_between([low, high], [low * 0.9, high * 0.9], [low * 1.1, high * 1.1], color="0.9", linewidth=0)
     axes.plot([low, high], [low, high], color="0.6", linewidth=0.8)
     axes.plot(points.measured, points.predicted, "o", markersize=2.5, alpha=0.6, markeredgewidth=0)
     axes.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_locator(NullLocator())
     axes.set_xlabel(f"measured {points.what}")
     axes.set_ylabel("predicted")
     axes.set_title(f"{len(points.names)} networks, {100 * points.within(0.1):.0f} % within 10 %", fontsize=8)
