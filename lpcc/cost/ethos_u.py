@@ -17,7 +17,7 @@ The NPU runs int8; kernels in float, and what it has no unit for, run on the pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import ceil, log2
 from typing import TYPE_CHECKING, Annotated
@@ -45,6 +45,7 @@ _BURST = 32  # bytes of an SRAM burst
 _SCALE_BYTES = 10  # bias, multiplier and shift of an output channel
 _SOFTMAX_FIXED, _SOFTMAX_ADDS, _SOFTMAX_STEPS = 750, 200, 20  # a softmax is some 30 operations in 32 bits
 _MOVES = frozenset({"concat", "copy", "transpose"})
+_LOOKUPS = frozenset({"Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "LeakyRelu", "Elu", "Gelu"})  # in a table of 256
 _UNITS = {"conv": "conv", "winograd": "conv", "pointwise": "conv", "grouped": "conv", "depthwise": "depthwise"} | {
     "gemm": "vector",
     "pool": "pool",
@@ -130,11 +131,11 @@ class EthosU:
             return _Work(max(self.output_cycles, 2 / self.sram_bytes_per_cycle) * size, read + size, 0.0)
         if kernel.kind == "reduce":
             return _Work(max(self.output_cycles, 0.25) * read, read + size, 0.0)
-        if kernel.kind == "activation":
+        if kernel.kind == "activation" or kernel.op in _LOOKUPS:
             return _Work(self.lookup_cycles * size, read + size, 256.0)
         if kernel.kind == "elementwise" and kernel.op in ("Add", "Sub"):
             return _Work(self.add_cycles * size, read + size, 0.0)
-        if kernel.kind == "elementwise" and kernel.op in ("Mul", "Min", "Max", "Relu", "Clip", "LeakyRelu", "PRelu"):
+        if kernel.kind == "elementwise" and kernel.op in ("Mul", "Min", "Max", "Relu", "Clip", "PRelu"):
             cycles = self.multiply_cycles if kernel.op == "Mul" else max(self.output_cycles, self.relu_cycles)
             return _Work(cycles * size, read + size, 0.0)
         return None
@@ -213,7 +214,7 @@ class EthosU:
         ops = {edit.op(node) for node in kernel.nodes}
         if ops & {"Relu", "Clip"}:
             return max(self.output_cycles, self.relu_cycles)
-        if ops & {"Sigmoid", "Tanh", "HardSigmoid", "LeakyRelu", "Elu", "Gelu"}:
+        if ops & _LOOKUPS:
             return max(self.output_cycles, self.lookup_cycles)
         return self.output_cycles
 
@@ -303,6 +304,8 @@ class _Block:
 def _layer(kernel: Kernel) -> _Layer:
     g = kernel.geometry
     unit = _UNITS[kernel.kind]
+    if "Global" in kernel.op:  # a window of all
+        g = replace(g, kh=g.ih, kw=g.iw)
     taps = (g.kh, g.kw, g.sh, g.sw, g.dh, g.dw, g.ih, g.iw, g.oh, g.ow)
     if unit == "pool" and g.oh == g.ow == 1:  # strides mean nothing
         taps = (g.kh, g.kw, 1, 1, g.dh, g.dw, g.ih, g.iw, 1, 1)

@@ -144,8 +144,8 @@ def _loops(kernel: Kernel) -> Geometry | None:
     g = kernel.geometry
     if kernel.kind in _PRODUCTS:
         return g
-    if kernel.kind == "pool":
-        return replace(g, groups=1, cin=g.groups, cout=g.groups)
-    if kernel.kind == "reduce" and g.oh == g.ow == 1 and g.ih * g.iw > 1:  # global pooling: a window of all
+    if kernel.kind != "pool":
+        return None
+    if "Global" in kernel.op:  # a window of all; its channels stand where those of a convolution do
         return replace(g, kh=g.ih, kw=g.iw)
-    return None
+    return replace(g, groups=1, cin=g.groups, cout=g.groups)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 
 from lpcc.analysis import weight_forms
 from lpcc.analysis.types import annotate
-from lpcc.cost import Cost, CostModel
+from lpcc.cost import Cost, CostModel, LayerCost
 from lpcc.cost.ethos_u import _Array, _Layer, find_block
 from lpcc.graph import from_proto
 from lpcc.target import Target
@@ -98,3 +99,26 @@ def test_weights_are_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weight_forms, "weight_form", lambda nodes: read.append(id(nodes[0])) or form(nodes))
     cost("kws")
     assert len(read) == len(set(read)) > 5
+
+
+def by_op(target: str, body: str) -> dict[str, LayerCost]:
+    """Prices by operator of a network between Q and DQ, on an image of 64 channels of 7x7."""
+    text = f"""<ir_version: 9, opset_import: ["": 17]> g (float[1,64,7,7] x) => (float[1,64,a,b] y)
+        <float s = {{0.1}}, int8 z = {{0}}> {{
+        q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) {body}
+        r = QuantizeLinear(c, s, z) y = DequantizeLinear(r, s, z) }}"""
+    graph = from_proto(onnx.parser.parse_model(text))
+    annotate(graph)
+    return {layer.op: layer for layer in CostModel(Target.load(target)).estimate(graph).layers}
+
+
+def test_global_pooling_is_a_window_of_all() -> None:
+    whole = by_op("ethos-u55-128", "c = GlobalAveragePool(d)")["GlobalAveragePool"]
+    window = by_op("ethos-u55-128", "c = AveragePool <kernel_shape = [7, 7]> (d)")["AveragePool"]
+    assert whole.counts == window.counts
+    assert whole.counts["npu_cycles"] > 7 * 7 * 64 / 8
+
+
+def test_a_table_of_256_values_takes_in_hard_swish() -> None:
+    (found,) = (layer for op, layer in by_op("ethos-u55-128", "c = HardSwish(d)").items() if op == "HardSwish")
+    assert "npu_cycles" in found.counts

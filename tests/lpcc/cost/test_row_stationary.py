@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -65,3 +66,14 @@ def test_energy_is_counted_at_each_level() -> None:
     assert counts["register"] == 4 * layer.macs
     assert counts["macs"] > counts["neighbour"] > counts["buffer"] > counts["dram"] > 0
     assert layer.energy_mj > counts["macs"] * 0.2e-9
+
+
+def test_global_pooling_is_a_window_of_all() -> None:
+    found = []
+    for pool in ("GlobalAveragePool(x)", "AveragePool <kernel_shape = [7, 7]> (x)"):
+        text = f'<ir_version: 9, opset_import: ["": 17]> g (float[1,64,7,7] x) => (float[1,64,1,1] y) {{ y = {pool} }}'
+        graph = from_proto(onnx.parser.parse_model(text))
+        annotate(graph)
+        found.append(CostModel(Target.load("eyeriss")).estimate(graph).layers[0].counts)
+    assert found[0] == found[1]
+    assert found[0]["macs"] == 64 * 64 * 49
