@@ -230,10 +230,9 @@ class Layers:
             return Layers.read(builtins[name], chain)
         plugin = _plugins().get(name)
         if plugin is None:
-            known = Target.names()
-            near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-            hint = f"; did you mean {' or '.join(f'`{n}`' for n in near)}?" if near else "."
-            raise UsageError(f"unknown target `{name}`{hint} Known: {', '.join(known)}, or the path of a .toml file")
+            near = difflib.get_close_matches(name.lower(), Target.names(), n=3, cutoff=0.5)
+            hint = f"did you mean {' or '.join(f'`{n}`' for n in near)}? " if near else ""
+            raise UsageError(f"unknown target `{name}`; {hint}`lpcc targets` lists all, or give a .toml file")
         if isinstance(plugin, Target):
             raise UsageError(f"target `{name}` of a plugin is an object, not a file: it cannot be extended")
         return Layers.read(plugin, chain)
@@ -264,7 +263,8 @@ class Layers:
         numbers = set(numbers_of(layer))
         for key in stated:
             if not any(_covers(key, number) for number in numbers):
-                raise UsageError(f"{where}: `sources` names `{key}`, {unknown(key, sorted(numbers), 'a number here')}")
+                tail = unknown(key, numbers, "a number here") if numbers else "but the file states no number"
+                raise UsageError(f"{where}: `sources` names `{key}`, {tail}")
         for number in numbers:
             best = max((key for key in stated if _covers(key, number)), key=len, default=None)
             sources[number] = stated[best] if best is not None else ""
@@ -314,8 +314,11 @@ def _parse(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: no such target file") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{path}: not valid TOML: {error}") from None
-    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or no possible path
-        raise UsageError(f"{path}: cannot read the target file: {error}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: is no text; a target file is TOML in UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: no possible path
+        why = getattr(error, "strerror", None) or error
+        raise UsageError(f"{path}: cannot read the target file: {why}") from None
     tables = layer.get("tables")
     if isinstance(tables, dict) and isinstance(tables.get("kernels"), str):
         tables["kernels"] = str(path.parent / tables["kernels"])  # a file beside the one that names it

@@ -42,8 +42,10 @@ class KernelTable:
         """
         try:
             text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"{path}: cannot read the kernel table: {error}") from None
+        except UnicodeDecodeError:
+            raise UsageError(f"{path}: is no text; a kernel table is CSV in UTF-8") from None
+        except OSError as error:
+            raise UsageError(f"{path}: cannot read the kernel table: {error.strerror}") from None
         found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
         numbered = ((n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and line[0] != "#")
         for number, line in numbered:
@@ -62,6 +64,8 @@ class KernelTable:
                 raise UsageError(f"{where}: {kernel},{dtype},{quantity},{term} is stated twice")
             _check_term(where, term)
             terms[term] = _number(value, where)
+        if not found:
+            raise UsageError(f"{path}: holds no rows; expected the columns {','.join(COLUMNS)}")
         return KernelTable(found)
 
     def of(self, kernel: Kernel) -> Mapping[str, float] | None:

@@ -40,4 +40,21 @@ def test_a_file(lpcc: Callable[..., Any], tmp_path: Path) -> None:
 def test_unknown(lpcc: Callable[..., Any]) -> None:
     done = lpcc("targets", "show", "arm-cortex-m5")
     assert done.code == 2
-    assert "arm-cortex-m4" in done.error
+    assert "did you mean `arm-cortex-m" in done.error
+    assert len(done.error) < 200
+    assert "did you mean `raspberry-pi-4`" in lpcc("targets", "show", "RASPBERRY-PI-4").error
+
+
+def test_what_is_no_target_file(lpcc: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "binary.toml").write_bytes(b"\x89\xff\x00")
+    assert "binary.toml: is no text; a target file is TOML" in lpcc("targets", "show", tmp_path / "binary.toml").error
+    assert lpcc("targets", "show", tmp_path).error.endswith(": cannot read the target file: Is a directory")
+
+
+def test_a_kernel_table_without_rows(lpcc: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_text("kernel,format,quantity,term,coefficient\n")
+    board = tmp_path / "board.toml"
+    board.write_text('extends = "arm-cortex-a53"\nname = "b"\n[tables]\nkernels = "empty.csv"\n')
+    done = lpcc("targets", "show", board)
+    assert done.code == 2
+    assert "empty.csv: holds no rows; expected the columns kernel,format" in done.error
