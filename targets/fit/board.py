@@ -79,13 +79,21 @@ def read(path: Path) -> tuple[Row, ...]:
         if wanted not in columns:
             raise UsageError(f"{path}: column `{wanted}` is missing; expected model,milliseconds[,millijoules]")
     rows = []
+    seen: dict[str, int] = {}
     for number, line in numbered[1:]:
-        cells = dict(zip(columns, (cell.strip() for cell in next(csv.reader([line]))), strict=False))
+        texts = [cell.strip() for cell in next(csv.reader([line]))]
         where = f"{path}:{number}"
+        if len(texts) > len(columns):
+            raise UsageError(f"{where}: {len(texts)} cells in {len(columns)} columns; a decimal comma, perhaps?")
+        cells = dict(zip(columns, texts, strict=False))
+        model = cells.get("model", "")
+        if model in seen:  # a network cannot be predicted without itself
+            raise UsageError(f"{where}: `{model}` was measured in line {seen[model]} already; give their median")
+        seen[model] = number
         energy = cells.get("millijoules")
         rows.append(
             Row(
-                _model(path, cells.get("model", ""), where),
+                _model(path, model, where),
                 _positive(cells.get("milliseconds", ""), f"{where}: milliseconds"),
                 _positive(energy, f"{where}: millijoules") if energy else None,
             )
@@ -103,7 +111,8 @@ def fit(target: Target, rows: Sequence[Row], sizes: Mapping[str, int] | None = N
         ModelError: a model is refused.
     """
     if target.kind not in ("cpu", "mcu", "gpu"):
-        raise UsageError(f"target `{target.name}` is a {target.kind}, whose own model prices it: nothing to adapt")
+        kind = f"target `{target.name}` is of kind `{target.kind}`"
+        raise UsageError(f"{kind}, whose own model prices it: nothing to adapt")
     costs = [_cost(target, row, sizes) for row in rows]
     _check_plausible(target, rows, costs)
     groups = [groups_of(cost) for cost in costs]
@@ -162,14 +171,14 @@ def _check_plausible(target: Target, rows: Sequence[Row], costs: Sequence[Cost])
     typical = float(np.median(ratios))
     if not 1 / _STRANGE < typical < _STRANGE:
         raise UsageError(
-            f"measured times are {typical:.3g} times those predicted for `{target.name}`: "
+            f"measured times are {plain(typical)} times those predicted for `{target.name}`: "
             "are they milliseconds, of one inference, on such a device?"
         )
     for row, cost, ratio in zip(rows, costs, ratios, strict=True):
         if not 1 / _FAR < ratio / typical < _FAR:
             raise UsageError(
                 f"{row.model}: measured {row.milliseconds:g} ms, where the other networks suggest "
-                f"{typical * cost.latency_ms:.3g} ms: is it that model, of that size (--dim), in milliseconds?"
+                f"{plain(typical * cost.latency_ms)} ms: is it that model, of that size (--dim), in milliseconds?"
             )
 
 
@@ -178,6 +187,11 @@ def _model(path: Path, name: str, where: str) -> Path:
         raise UsageError(f"{where}: names no model")
     beside = path.parent / name
     return beside if beside.exists() or Path(name).is_absolute() else Path(name)
+
+
+def plain(value: float) -> str:
+    """Three digits of a number, never as a power of ten."""
+    return f"{value:.0f}" if value >= 100 else np.format_float_positional(float(f"{value:.3g}"), trim="-")
 
 
 def _positive(text: str, where: str) -> float:

@@ -13,6 +13,7 @@ from lpcc.analysis.types import annotate
 from lpcc.cost import CostModel
 from lpcc.graph import load
 from lpcc.target import Target
+from lpcc.targets.fit.board import plain
 from lpcc.testing.golden import read_model
 
 NETWORK = """
@@ -99,6 +100,8 @@ def test_adapts_a_file_which_stays_as_it_is(lpcc: Callable[..., Any], times: Pat
         (2, ",1", "times.csv:5: names no model"),
         (2, "nets/missing.onnx,1", "nets/missing.onnx"),
         (0, "nets/8.onnx,90", "where the other networks suggest"),
+        (0, "nets/12.onnx,1", "was measured in line 3 already"),
+        (1, "nets/12.onnx,1,2,3", "times.csv:4: 4 cells in 3 columns; a decimal comma, perhaps?"),
         (5, "# gone", ""),
     ],
 )
@@ -139,6 +142,18 @@ def test_another_unit_is_recognised(lpcc: Callable[..., Any], times: Path) -> No
     done = lpcc("targets", "fit", "arm-cortex-a53", "--measurements", times)
     assert done.code == 2
     assert "are they milliseconds" in done.error
+
+
+def test_arrays_have_nothing_to_adapt(lpcc: Callable[..., Any], times: Path) -> None:
+    error = lpcc("targets", "fit", "eyeriss", "--measurements", times).error
+    assert "target `eyeriss` is of kind `array`, whose own model prices it: nothing to adapt" in error
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1e3, "1000"), (15931.2, "15931"), (1.236, "1.24"), (8.14e-5, "0.0000814")]
+)
+def test_numbers_of_messages_are_no_powers_of_ten(value: float, text: str) -> None:
+    assert plain(value) == text
 
 
 def test_this_machine_is_measured_instead(lpcc: Callable[..., Any], times: Path) -> None:
