@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,12 +90,13 @@ def _lines(
 ) -> Iterator[str | tuple[str, str]]:
     yield (f"{machine.cpu.name}, emulated, onnxruntime {machine.onnxruntime}, one thread", "bold")
     for path, one in checks:
-        yield f"{path}: {_agreement(one.agreement)}"
+        yield from textwrap.wrap(f"{path}: {_agreement(one.agreement)}", width, subsequent_indent="  ")
         if one.kernels is not None and one.agreement.worst_relative_error > TOLERANCE:
             same = _agreement(one.kernels)
-            yield f"  there onnxruntime makes another graph of it; that one, on this host: {same}"
+            text = f"there onnxruntime makes another graph of it; that one, on this host: {same}"
+            yield from textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="    ")
     if missing:
-        yield f"instructions not counted: {missing}"
+        yield from textwrap.wrap(f"instructions not counted: {missing}", width, subsequent_indent="  ")
     if counts:
         yield ""
         yield from _table([path for path, _ in checks], counts, width)

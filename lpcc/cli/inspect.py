@@ -128,11 +128,12 @@ def _lines(
     yield f"predicted: {units.ms(total.latency_ms)}, {units.mj(total.energy_mj)} per run"
     if verdict is not None:
         change = f"{units.ms(verdict.float_ms)} to {units.ms(verdict.int8_ms)}, both after the exact passes"
-        yield f"predicted: {verdict} ({change})"
+        yield from textwrap.wrap(f"predicted: {verdict} ({change})", width, subsequent_indent="  ")
     yield from _chart(cost, width)
     for text in (_peak(cost), _use(target, cost)):
         yield from textwrap.wrap(text, width, subsequent_indent="  ")
-    yield from ((f"warning: {text}", "yellow") for text in cost.warnings)
+    for text in cost.warnings:
+        yield from ((line, "yellow") for line in textwrap.wrap(f"warning: {text}", width, subsequent_indent="  "))
     if cost.warnings and verdict is not None and not verdict.int8_warnings:
         yield "note: in int8 it fits"
     for text in (*_order(cost), *cost.assumptions, _trust(target)):

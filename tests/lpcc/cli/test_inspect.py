@@ -71,6 +71,13 @@ def test_no_verdict_without_integer_kernels(lpcc: Callable[..., Any], model: Pat
     assert "int8 is" not in done.out
 
 
+def test_lines_fit_a_terminal(lpcc: Callable[..., Any], model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lpcc.cli.terminal.Terminal.width", 80)
+    lines = lpcc("inspect", model, "-t", "arm-cortex-m4", "--dim", "H=256", "--dim", "W=256").out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert any(line.startswith("warning: does not fit") for line in lines)
+
+
 def test_assumed_sizes_are_said(lpcc: Callable[..., Any], model: Path) -> None:
     assert "dimension H of input x taken as 224" in lpcc("inspect", model, *TARGET).out
 
