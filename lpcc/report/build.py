@@ -48,8 +48,14 @@ def build_report(job: Job, decision: Decision, file_bytes: int, output: str | No
             speedup=speedup,
             measured=race is not None and race.measured,
         ),
-        notes=tuple(dict.fromkeys([*job.notes, *original.cost.assumptions, *result.cost.warnings])),
+        notes=tuple(dict.fromkeys([*job.notes, *_assumptions(original.cost, result.cost), *result.cost.warnings])),
     )
+
+
+def _assumptions(before: Cost, after: Cost) -> Iterator[str]:
+    """What the predictions assume: of the result, and what holds of the original alone, said to be so."""
+    yield from after.assumptions
+    yield from (f"of the original: {text}" for text in before.assumptions if text not in after.assumptions)
 
 
 def _measured(figures: Figures, milliseconds: float) -> Figures:

@@ -106,6 +106,13 @@ def test_without_images_batch_norm_statistics_stand_in_and_the_report_says_so() 
     assert any("not verified by real data" in note for note in result.report.notes)
 
 
+def test_notes_on_the_original_do_not_read_as_notes_on_the_result() -> None:
+    report = lpcc.optimize(read_model(RESIDUAL), target="ethos-u55-128").report
+    on_processor = [note for note in report.notes if "run on the processor beside the NPU" in note]
+    assert on_processor
+    assert all(note.startswith("of the original: ") for note in on_processor if "in float" in note)
+
+
 def test_without_images_and_batch_norms_the_model_stays_in_float() -> None:
     text = RESIDUAL.replace("[bn1] n1 = BatchNormalization(c1, scale, bias, mean, var)", "[bn1] n1 = Identity(c1)")
     text = text.replace("float[16] scale, float[16] bias, float[16] mean, float[16] var, ", "")
