@@ -126,6 +126,7 @@ class Guest:
             ready, _, _ = select.select([stream], [], [], timeout)
             if not ready:
                 self._process.kill()
+                self._process.wait()  # or it might seem alive to the next request
                 raise ModelError(f"no answer of the emulator within {timeout:g} s; smaller inputs take less")
             read = os.read(stream, 1 << 16)
             if not read:

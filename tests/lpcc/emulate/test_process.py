@@ -47,11 +47,10 @@ def test_a_crash(stand_in: Callable[..., Path], ready: Folder, answer: str, said
 
 
 def test_a_guest_that_never_answers(stand_in: Callable[..., Path], ready: Folder) -> None:
-    with (
-        Guest(stand_in("time.sleep(60)"), ready, CPU, None) as guest,
-        pytest.raises(ModelError, match=r"within 0.1 s"),
-    ):
-        guest.ask({}, 0.1)
+    with Guest(stand_in("time.sleep(60)"), ready, CPU, None) as guest:
+        with pytest.raises(ModelError, match=r"within 0.1 s"):
+            guest.ask({}, 0.1)
+        assert not guest.alive
 
 
 def test_a_python_that_does_not_start(tmp_path: Path, ready: Folder) -> None:
