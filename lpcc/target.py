@@ -70,7 +70,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Energy:
-    """Energy = active_watts x latency + pj_per_mac x MACs + pj_per_byte x bytes of main memory.
+    """Energy = active_watts x latency + pj_per_mac x MACs + pj_per_byte x bytes read and written.
 
     On CPUs and microcontrollers the first term alone meets measurements within some 5 %; the others are for
     accelerators.

@@ -157,7 +157,7 @@ class CostModel:
             macs=kernel.macs,
             parameters=sum(shapes.elements(t) for t in trained.values()),
             weight_bytes=kernel.weight_bytes,
-            bytes_moved=0 if kernel.kind == "view" else kernel.bytes,
+            bytes_moved=_moved(kernel),
             latency_ms=price.latency_us / 1e3,
             energy_mj=self._energy_mj(kernel, price),
             bound=price.bound,
@@ -170,5 +170,10 @@ class CostModel:
             return price.energy_uj * 1e-3
         energy = self.target.energy
         per_mac = energy.pj_per_mac.get(kernel.scheme, energy.pj_per_mac.get(kernel.dtype, 0.0))
-        picojoules = per_mac * kernel.macs + energy.pj_per_byte * kernel.bytes
+        picojoules = per_mac * kernel.macs + energy.pj_per_byte * _moved(kernel)
         return energy.active_watts * price.latency_us * 1e-3 + picojoules * 1e-9
+
+
+def _moved(kernel: Kernel) -> int:
+    """Bytes that a kernel reads and writes; a view touches none."""
+    return 0 if kernel.kind == "view" else kernel.bytes

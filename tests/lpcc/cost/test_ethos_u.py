@@ -122,3 +122,9 @@ def test_global_pooling_is_a_window_of_all() -> None:
 def test_a_table_of_256_values_takes_in_hard_swish() -> None:
     (found,) = (layer for op, layer in by_op("ethos-u55-128", "c = HardSwish(d)").items() if op == "HardSwish")
     assert "npu_cycles" in found.counts
+
+
+def test_conversions_that_are_views_take_no_energy() -> None:
+    found = by_op("ethos-u55-128", "c = MaxPool <kernel_shape = [7, 7]> (d)")
+    assert found["QuantizeLinear"].energy_mj == 0
+    assert found["MaxPool"].energy_mj > 0
