@@ -43,6 +43,8 @@ class Ncnn(Runtime):
 
     def kind(self, node: gs.Node, op: str, facts: Facts) -> str:
         """As everywhere, but 3x3 convolutions of stride 1 and at least 16 channels run by Winograd's algorithm."""
+        if op == "BatchNormalization":  # scales and shifts; `norm` stands for those that sum up first
+            return "elementwise"
         kind = super().kind(node, op, facts)
         if kind != "conv" or op != "Conv":
             return kind

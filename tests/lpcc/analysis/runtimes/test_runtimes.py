@@ -54,3 +54,13 @@ def test_for_an_accelerator_conversions_are_views_and_a_sum_is_part_of_the_convo
     assert kinds[1][2] == ["Conv", "Relu", "QuantizeLinear", "DequantizeLinear"]
     (conv,) = steps("c = Conv(x, w) a = Add(c, x) y = Relu(a)", "none")
     assert len(conv.nodes) == 3
+
+
+def test_for_ncnn_a_batch_norm_that_no_convolution_takes_in_is_a_scale() -> None:
+    proto = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[1,8,8,8] x, float[8] s) => (float[1,8,8,8] y)'
+        "{ y = BatchNormalization(x, s, s, s, s) }"
+    )
+    graph = from_proto(proto)
+    annotate(graph)
+    assert [kernel.kind for kernel in kernels(graph, runtime="ncnn")] == ["elementwise"]
