@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class Check:
     """`what` was compared, what was `asked`, what was `measured`, and whether that is met.
 
-    Measured on data that the fit did not see; `detail` says on how much, and what was held out.
+    Measured on data that the fit did not see, or `detail` says so; it also says on how much, and what was held out.
     """
 
     what: str

@@ -7,8 +7,6 @@ import pytest
 
 from lpcc.targets.fit.memory import Row, checks, fit, read
 
-TRUTH = Path(__file__).parents[4] / "shared" / "truth"
-
 
 def row(number: int, **changes: object) -> Row:
     """A network of `number` layers whose runtime takes 2 KiB for each, its code 10 and 1 for each."""
@@ -40,8 +38,7 @@ def test_another_network_is_told_by_its_weights() -> None:
     assert not row(3, stored=60 * 1024).same_network
 
 
-@pytest.mark.skipif(not TRUTH.is_dir(), reason="no published measurements beside the checkout")
-def test_published_memory_is_met_held_out() -> None:
-    assert sum(r.same_network for r in read(TRUTH)) >= 15
-    for check in checks(TRUTH):
+def test_published_memory_is_met_held_out(truth: Path) -> None:
+    assert sum(r.same_network for r in read(truth)) >= 15
+    for check in checks(truth):
         assert check.met, check
