@@ -206,7 +206,7 @@ class _Builder:
         """Of what a convolution makes for a pooling alone, only the rows of one window are ever there."""
         for number, step in enumerate(self.steps):
             kernel = self._kernel_of(step)
-            if kernel is None or kernel.kind != "pool" or len(step.reads) != 1:
+            if kernel is None or kernel.kind != "pool" or "Global" in kernel.op or len(step.reads) != 1:
                 continue
             (buffer,) = step.reads
             maker = self._made_by.get(buffer)

@@ -160,3 +160,11 @@ def test_reshapes_that_the_runtime_puts_in_take_no_memory() -> None:
     found = memory(graph("a = MatMul(x, m) y = Add(a, row)", "float[1,64,256] y", "float[1,64,256] x"))
     assert [step.kind for step in found.steps] == ["view", "gemm", "view"]
     assert found.series == (64 * K, 128 * K, 64 * K)
+
+
+def test_what_is_pooled_as_a_whole_is_there_as_a_whole() -> None:
+    def peak(pool: str) -> int:
+        return memory_of("x-cube-ai", graph(f"a = Conv(x, wide) y = {pool}")).peak_bytes
+
+    assert peak("MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)") < 4 * K
+    assert peak("GlobalAveragePool (a)") >= 4 * K
