@@ -21,7 +21,9 @@ _NOTES: Mapping[str, str] = {
     "x-cube-ai.csv": "X-CUBE-AI 7.3 in instructions of CMSIS-NN: its formulas times a factor for each kind, fitted to "
     "latencies of MLPerf Tiny and ST's model zoo (targets/fit/cortex_m/rates.py).",
 }
-_ESTIMATES = "Not counted: concat, copy, transpose, resize, reduce, norm, activation, quantize, dequantize, other, rnn."
+_ESTIMATES = (
+    "Estimates, not counted: concat, copy, transpose, resize, reduce, norm, activation, quantize, dequantize, other, rnn."
+)
 _FLOATS = "float32: scalar code with an FPU; per product {extra} instructions besides the multiplication, {source}."
 _FLOAT_SOURCE = {
     "cmsis-nn.csv": "set to Bosch HALE's float results in MLPerf Tiny 1.2",
