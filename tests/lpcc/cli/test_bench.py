@@ -58,3 +58,11 @@ def test_models_of_other_inputs_are_not_compared(lpcc: Callable[..., Any], model
     done = lpcc("bench", model, "other.onnx", *BRIEF)
     assert done.code == 3
     assert "other.onnx: takes z, net.onnx takes x" in done.error
+    other = onnx.load(model)
+    other.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 7
+    onnx.save(other, "seven.onnx")
+    other.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 8
+    onnx.save(other, "other.onnx")
+    done = lpcc("bench", "other.onnx", "seven.onnx", "--seconds", "0", "--pairs", "3", "--dim", "W=8")
+    assert done.code == 3
+    assert "seven.onnx: takes x: float32[N, 3, 7, W], other.onnx takes x: float32[N, 3, 8, W]" in done.error
