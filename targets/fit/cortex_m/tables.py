@@ -22,7 +22,8 @@ _NOTES: Mapping[str, str] = {
     "latencies of MLPerf Tiny and ST's model zoo (targets/fit/cortex_m/rates.py).",
 }
 _ESTIMATES = (
-    "Estimates, not counted: concat, copy, transpose, resize, reduce, norm, activation, quantize, dequantize, other, rnn."
+    "Estimates, not counted: concat, copy, transpose, resize, reduce, norm, activation, quantize, dequantize, other, "
+    "rnn."
 )
 _FLOATS = "float32: scalar code with an FPU; per product {extra} instructions besides the multiplication, {source}."
 _FLOAT_SOURCE = {
