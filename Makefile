@@ -2,6 +2,8 @@
 PYTHON ?= $(shell for each in python3.11 python3 python3.12 python3.13 python3.14; do \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$each && break; done)
 WORKERS ?= 2
+# Small solves gain nothing from threads of their own beside the workers.
+export OMP_NUM_THREADS ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 # Without setuptools' remark, at each editable install, that the current folder comes first on Python's path.
