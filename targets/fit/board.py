@@ -58,6 +58,11 @@ class Fitted:
         """Mean error after the adaptation."""
         return mean(map(abs, self.after))
 
+    @property
+    def improves(self) -> bool:
+        """Whether the adapted target predicts networks that it has not seen better than it did before."""
+        return self.mean_after < self.mean_before
+
 
 def read(path: Path) -> tuple[Row, ...]:
     """The measurements in a CSV file with the columns ``model``, ``milliseconds`` and perhaps ``millijoules``.

@@ -36,7 +36,8 @@ def fit(
 
     The CSV file has the columns model (an ONNX file, relative to it), milliseconds (of one inference) and perhaps
     millijoules; 5 rows at least, better 20. Writes a target that extends the given one and says how well it predicts
-    networks that were not measured: each one is predicted by a fit to the others.
+    networks that were not measured: each one is predicted by a fit to the others. Where that is no improvement, nothing
+    is written.
 
     Needs scipy: pip install 'lpcc[fit]'.
     """
@@ -63,10 +64,11 @@ def fit(
     base = os.path.relpath(given, file.parent) if is_file else name
     title = file.stem.removesuffix(".fitted")
     text = board.target_file(title, base, target, found, measurements.name)
-    files.write_bytes({file: [text.encode()]})
+    if found.improves:
+        files.write_bytes({file: [text.encode()]})
     terminal.write_json(
         {
-            "target": str(file),
+            "target": str(file) if found.improves else None,
             "mean_error_before": found.mean_before,
             "mean_error_after": found.mean_after,
             "scale": found.adaptation.scale,
@@ -105,9 +107,10 @@ def _lines(file: Path, found: Fitted, width: int) -> Iterator[str | tuple[str, s
     yield (title, "bold")
     yield from body
     yield ""
-    yield (
-        f"{file}: mean error {100 * found.mean_after:.1f} % (each network predicted by a fit to the others), "
-        f"before {100 * found.mean_before:.1f} %"
-    )
-    if found.mean_after > found.mean_before:
-        yield "the adaptation is no improvement on these networks: keep the target as it was"
+    after = f"mean error {100 * found.mean_after:.1f} % (each network predicted by a fit to the others)"
+    before = f"before {100 * found.mean_before:.1f} %"
+    if found.improves:
+        yield f"{file}: {after}, {before}"
+    else:
+        yield f"{after}, {before}"
+        yield "the adaptation is no improvement on these networks: nothing is written, keep the target as it was"

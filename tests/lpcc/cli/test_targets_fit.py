@@ -167,3 +167,17 @@ def test_the_sizes_are_of_the_first_column(lpcc: Callable[..., Any], times: Path
     text = "".join(f"{rows[i][1]}, {rows[i][0]}\n" for i in order)
     times.write_text("milliseconds, model\n" + text)
     assert lpcc("targets", "fit", "arm-cortex-a53", "--measurements", times).code == 0
+
+
+def test_writes_nothing_where_that_is_no_improvement(lpcc: Callable[..., Any], times: Path) -> None:
+    """Times of which each tells the opposite of the one before it."""
+    header, rows = times.read_text().splitlines()[:2], times.read_text().splitlines()[2:]
+    models = [row.split(",")[0] for row in rows]
+    ms = [predicted("arm-cortex-a53", Path(model)) * (3, 0.4)[place % 2] for place, model in enumerate(models)]
+    lines = [f"{model},{value:.6f},1" for model, value in zip(models, ms, strict=True)]
+    times.write_text("\n".join([*header, *lines]) + "\n")
+    done = lpcc("targets", "fit", "arm-cortex-a53", "--measurements", times, "-o", "board.toml", "--json", "out.json")
+    assert done.code == 0
+    assert "nothing is written" in done.out
+    assert not Path("board.toml").exists()
+    assert json.loads(Path("out.json").read_text())["target"] is None
