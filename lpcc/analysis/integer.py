@@ -184,7 +184,9 @@ class Integers:
         if quantize is None or _params(quantize) is None:
             if op not in self._how.float_output:
                 return None
-            return Group(start, read, [Held(start[-1].outputs[0], np.dtype(np.float32))], scheme, op)
+            after = _only_reader(start[-1].outputs[0], outputs)
+            whole = (*start, after) if after is not None and edit.op(after) in self._how.float_clamps else start
+            return Group(whole, read, [Held(whole[-1].outputs[0], np.dtype(np.float32))], scheme, op)
         if self._written(quantize) != dtype or (dtype.kind == "i" and not self._how.s8_activations):
             return None
         if quantize.inputs[0] is out:

@@ -27,10 +27,10 @@ class IntegerRules:
     `operators`: those with an integer kernel, each with the inputs that must be dequantised; none listed stands for all
     of them. `otherwise`: the same for every operator that is not listed; None where those stay in float. `passes_on`:
     integers travel through these even if no QuantizeLinear follows. `moves`: these run on integers where input and
-    output are quantised alike. `float_output`: their kernel may also write float. `clamps`: activations that the
-    requantisation before a QuantizeLinear may take in; if `clamps_contained`, only where that QuantizeLinear clamps at
-    least as hard. `s8_activations`: whether integer kernels write s8. `s8_to_u8`: whether Q/DQ pairs in s8 with
-    one reader are turned into u8.
+    output are quantised alike. `float_output`: their kernel may also write float, after an activation of
+    `float_clamps`. `clamps`: activations that the requantisation before a QuantizeLinear may take in; if
+    `clamps_contained`, only where that QuantizeLinear clamps at least as hard. `s8_activations`: whether integer
+    kernels write s8. `s8_to_u8`: whether Q/DQ pairs in s8 with one reader are turned into u8.
     """
 
     operators: Mapping[str, tuple[int, ...]]
@@ -38,6 +38,7 @@ class IntegerRules:
     passes_on: frozenset[str] = frozenset()
     moves: frozenset[str] = frozenset()
     float_output: frozenset[str] = frozenset()
+    float_clamps: frozenset[str] = frozenset()
     clamps: frozenset[str] = frozenset({"Relu", "Clip"})
     clamps_contained: bool = True
     s8_activations: bool = True

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
 _SWISH = 2  # Sigmoid and Mul
+_FEW = 8
+"""Channels below which int8 does without Winograd's algorithm."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,10 @@ class Ncnn(Runtime):
     def integer_rules(self) -> IntegerRules:
         """Convolutions and fully connected layers take int8 and may give floats; all else is float."""
         return IntegerRules(
-            operators={"Conv": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)}, float_output=_PRODUCTS, clamps_contained=False
+            operators={"Conv": (0, 1), "Gemm": (0, 1), "MatMul": (0, 1)},
+            float_output=_PRODUCTS,
+            float_clamps=frozenset({"Relu", "Clip"}),
+            clamps_contained=False,
         )
 
     def chain(self, node: gs.Node, op: str, facts: Facts) -> tuple[gs.Node, ...]:
@@ -51,6 +57,13 @@ class Ncnn(Runtime):
         loops = geometry(node, facts.shapes)
         window = (loops.kh, loops.kw, loops.sh, loops.sw, loops.dh, loops.dw)
         return "winograd" if window == (3, 3, 1, 1, 1, 1) and max(loops.cin, loops.cout) >= 16 else kind
+
+    def finish(self, kernels: Sequence[Kernel], graph: gs.Graph, facts: Facts) -> Iterable[Kernel]:  # noqa: ARG002
+        """In int8, processors with dot products do without Winograd's algorithm, as all do for few channels."""
+        for kernel in kernels:
+            few = "dotprod" in self.isa or min(kernel.geometry.cin, kernel.geometry.cout) < _FEW
+            direct = kernel.kind == "winograd" and kernel.dtype == "int8" and few
+            yield replace(kernel, kind="conv") if direct else kernel
 
     def number_format(self, node: gs.Node, op: str, facts: Facts) -> tuple[str, str]:
         """Floats are half precision where the processor computes in it."""

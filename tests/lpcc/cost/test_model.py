@@ -163,10 +163,10 @@ def test_an_int8_scheme_may_have_rates_of_its_own(mobile) -> None:
 PROCESSORS = {name: target for name in BUILTIN if (target := Target.load(name)).kind in ("cpu", "mcu")}
 
 
-def test_int8_does_not_pay_where_the_runtime_computes_in_half_precision(mobile) -> None:
-    """ncnn on cores with float16 arithmetic; its published times say the same of MobileNets."""
+def test_int8_pays_for_mobilenets_by_dot_products(mobile) -> None:
+    """ncnn on cores with float16 arithmetic; its published times since October 2023 say 1.2 to 1.4 x."""
     model = CostModel(PROCESSORS["arm-cortex-a76/ncnn"])
-    assert model.estimate(mobile("s8s8")).latency_ms > model.estimate(mobile()).latency_ms
+    assert model.estimate(mobile("s8s8")).latency_ms < model.estimate(mobile()).latency_ms
 
 
 @pytest.mark.parametrize(

@@ -19,12 +19,12 @@ def test_networks_that_were_not_fitted(truth: Path) -> None:
     assert {core: row["within"] > least for core, row in found.items() for least in [_LEAST[core]]} == dict.fromkeys(
         ncnn.CORES, True
     )
-    assert min(row["spearman"] for row in found.values()) > 0.93
+    assert min(row["spearman"] for row in found.values()) >= 0.97
     pairs = sum(row["pairs"] for row in found.values())
     assert sum(row["sign"] * row["pairs"] for row in found.values()) / pairs >= 0.9
 
 
-_LEAST = {"A53": 0.68, "A55": 0.52, "A72": 0.72, "A76": 0.36}
+_LEAST = {"A53": 0.78, "A55": 0.55, "A72": 0.83, "A76": 0.45}
 
 
 def test_the_networks_have_their_published_multiply_accumulates(truth: Path) -> None:
@@ -49,7 +49,7 @@ def test_the_targets_price_what_was_fitted(truth: Path, core: str, half: bool) -
         annotate(graph)
         cost = CostModel(target).estimate(graph)
         layers = sum(layer.latency_ms for layer in cost.layers if layer.kernel != "view")
-        fitted = sum(ncnn.parts(work[half][name], cycles, target.core.clock_ghz).values())
+        fitted = sum(ncnn.parts(work[half, False][name], cycles, target.core.clock_ghz).values())
         assert layers == pytest.approx(fitted, rel=0.02), name
 
 
