@@ -126,8 +126,10 @@ class Physics:
     """What turns the amounts of a kernel table into time.
 
     Clock cycles per executed instruction of a class (1 where not stated), a factor that calibrates all kernels, and
-    further `factors` for single kinds and number formats. `weight_ns_per_byte` is what each byte of weights adds to a
-    kernel of `ns` or `cycles` where the weights of the network do not stay in the second-level cache.
+    further `factors` for single kinds and number formats. `measured_ghz` is the clock at which the nanoseconds of the
+    table were measured: on a core with another clock they scale (where not stated, they do not).
+    `weight_ns_per_byte` is what each byte of weights adds to a kernel of `ns` or `cycles` where the weights of the
+    network do not stay in the second-level cache.
     """
 
     cycles_per_instruction: Mapping[Annotated[str, Names(INSTRUCTIONS)], Positive] = field(default_factory=dict)
@@ -135,6 +137,7 @@ class Physics:
     factors: Mapping[Annotated[str, Names((*MAC_KINDS, *ELEMENT_KINDS, *FORMATS))], Positive] = field(
         default_factory=dict
     )
+    measured_ghz: Positive | None = None
     weight_ns_per_byte: NonNegative = 0.0
 
 

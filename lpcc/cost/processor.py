@@ -1,7 +1,8 @@
 """Processors: a fitted kernel where the target's table has one, else a roofline.
 
     roofline  latency = max(operations / rate, bytes / bandwidth) + overhead of the call
-    fitted    latency = max(ns + (cycles + instructions x cycles per instruction) / clock, bytes / bandwidth)
+    fitted    latency = max(computing / clock, bytes / bandwidth), where
+              computing = ns x clock of the measurement + cycles + instructions x cycles per instruction
 
 both times the scale of the target and its factors for the kind and the number format of the kernel.
 
@@ -96,7 +97,9 @@ def _micros(amounts: Mapping[str, float], target: Target) -> float:
     cycles = amounts.get("cycles", 0.0) + sum(
         amounts.get(name, 0.0) * per_instruction.get(name, 1.0) for name in INSTRUCTIONS
     )
-    return cycles / (target.core.clock_ghz * 1e3) + amounts.get("ns", 0.0) / 1e3
+    clock = target.core.clock_ghz
+    slower = (target.physics.measured_ghz or clock) / clock
+    return cycles / (clock * 1e3) + slower * amounts.get("ns", 0.0) / 1e3
 
 
 def _compute_us(kernel: Kernel, target: Target) -> float:

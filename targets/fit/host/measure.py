@@ -127,7 +127,10 @@ def files(name: str, base: str, layer: Mapping[str, Any], done: Calibration, tab
             "view": micros.get("view", 0.0),
             "inference": micros.get("inference", 0.0),
         },
-        "physics": {"weight_ns_per_byte": rounded(done.coefficients.values.get(("weights", "", "cold"), 0.0))},
+        "physics": {
+            "measured_ghz": layer["core"].get("clock_ghz") or Target.load(base).core.clock_ghz,
+            "weight_ns_per_byte": rounded(done.coefficients.values.get(("weights", "", "cold"), 0.0)),
+        },
         "tables": {"kernels": table},
         "quality": {
             "compared_with": f"networks built in code, float and int8, which the fit did not see, {how}; "

@@ -89,3 +89,30 @@ def test_activations_of_a_microcontroller_do_not_pass_its_flash() -> None:
     conv, erf = CostModel(slow).estimate(graph).layers
     assert (conv.bound, erf.bound) == ("memory", "compute")
     assert conv.latency_ms == pytest.approx(8 * 8 * 9 * 4 / 1e3)
+
+
+def test_measured_nanoseconds_scale_with_the_clock() -> None:
+    """A board's file may state another clock than that of the measurements; one that does not say where does not."""
+    graph = from_proto(read_model(NETWORK))
+    annotate(graph)
+    plain = Target.load("arm-cortex-m7")
+    table = KernelTable({(kind, "float32"): {"ns": {"elements": 1.0}} for kind in ("conv", "activation")})
+
+    def latency(**physics: Any) -> float:
+        target = replace(plain, core=replace(plain.core, clock_ghz=0.5), tables=table, physics=Physics(**physics))
+        return sum(layer.latency_ms for layer in CostModel(target).estimate(graph).layers)
+
+    assert latency(measured_ghz=0.5) == latency()
+    assert latency(measured_ghz=2.0) == pytest.approx(4 * latency())
+
+
+@pytest.mark.parametrize(
+    "name", ["x86-avx512-vnni", "jetson-nano", "arm-cortex-a76", "arm-cortex-m4", "arm-cortex-a53/ncnn"]
+)
+def test_a_board_at_half_the_clock_is_slower(name: str) -> None:
+    graph = from_proto(read_model(NETWORK.replace("16,16", "64,64")))
+    annotate(graph)
+    target = Target.load(name)
+    slow = replace(target, core=replace(target.core, clock_ghz=target.core.clock_ghz / 2))
+    fast_ms, slow_ms = (sum(x.latency_ms for x in CostModel(t).estimate(graph).layers) for t in (target, slow))
+    assert slow_ms > 1.4 * fast_ms
