@@ -257,7 +257,11 @@ class Layers:
         return Layers.of(base, (*chain, key)).over(layer, str(path))
 
     def over(self, layer: Mapping[str, Any], where: str) -> Layers:
-        """These layers with one more on top. What it says of its `quality` takes the place of all that was said."""
+        """These layers with one more on top.
+
+        What it says of its `quality` takes the place of all that was said. Where it changes numbers and says nothing,
+        what was said is marked as the base's.
+        """
         layer = dict(layer)
         stated = layer.pop("sources", {})
         if not isinstance(stated, dict) or not all(isinstance(text, str) for text in stated.values()):
@@ -271,8 +275,19 @@ class Layers:
         for number in numbers:
             best = max((key for key in stated if _covers(key, number)), key=len, default=None)
             sources[number] = stated[best] if best is not None else ""
-        base = {key: value for key, value in self.data.items() if key != "quality" or key not in layer}
+        base = dict(self.data)
+        if "quality" in layer:
+            base.pop("quality", None)
+        elif numbers and "quality" in base:
+            base["quality"] = _said_of(base.get("name"), base["quality"])
         return Layers(_merge(base, layer), sources)
+
+
+def _said_of(name: object, quality: object) -> object:
+    """What a target says of its quality, told by one that extends it."""
+    if not isinstance(quality, Mapping) or "(said of " in str(quality.get("compared_with")):
+        return quality
+    return {**quality, "compared_with": f"{quality.get('compared_with')} (said of {name}, which this target extends)"}
 
 
 def numbers_of(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -243,3 +243,15 @@ def test_quality_is_not_inherited_in_part(tmp_path: Path) -> None:
     board = tmp_path / "board.toml"
     board.write_text('name = "board"\nextends = "arm-cortex-m4"\n[quality]\ncompared_with = "not compared"\n')
     assert Target.load(board).quality == Quality("not compared")
+
+
+def test_quality_of_the_base_is_not_that_of_a_board_with_other_numbers(tmp_path: Path) -> None:
+    base = Target.load("arm-cortex-a76")
+    head = 'name = "b"\nextends = "arm-cortex-a76"\ndescription = "a board"\n'
+    renamed = Target.load(board(tmp_path, head))
+    assert renamed.quality == base.quality
+    faster = Target.load(board(tmp_path, head + "[core]\nclock_ghz = 2.8\n"))
+    assert faster.quality.compared_with.endswith("(said of arm-cortex-a76, which this target extends)")
+    (tmp_path / "deep").mkdir()
+    deeper = f'name = "c"\nextends = "{tmp_path}/board.toml"\ndescription = "another"\n[core]\ncores = 2\n'
+    assert Target.load(board(tmp_path / "deep", deeper)).quality == faster.quality
