@@ -138,16 +138,5 @@ def _round_trip(dequantize: Kernel, operand: Operand) -> Iterator[Kernel]:
 
 def _change(kernel: Kernel, operand: Operand, shapes: Shapes) -> Kernel:
     count = shapes.elements(operand.tensor)
-    return replace(
-        kernel,
-        op="Transpose",
-        kind="transpose",
-        nodes=(),
-        inputs=(operand,),
-        outputs=(operand,),
-        weight_bytes=0,
-        macs=0,
-        channels=0,
-        elements=count,
-        geometry=Geometry(groups=count),
-    )
+    moved = view(kernel, operand)
+    return replace(moved, op="Transpose", kind="transpose", elements=count, geometry=Geometry(groups=count))

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lpcc.cost.kinds import ELEMENT_KINDS
 from lpcc.targets.fit.check import Check, Points
 from lpcc.targets.fit.least_squares import fit_relative
 
@@ -22,19 +23,7 @@ BOARD = "NVIDIA Jetson Nano"
 KINDS = ("conv", "winograd", "pointwise", "depthwise")
 TERMS = (*KINDS, "weights", "elements", "call")
 _FREE = frozenset({"Input", "Split", "Dropout", "Noop", "Reshape", "Flatten"})
-_OTHERS = (
-    "elementwise",
-    "activation",
-    "pool",
-    "concat",
-    "copy",
-    "transpose",
-    "resize",
-    "reduce",
-    "softmax",
-    "norm",
-    "other",
-)
+_OTHERS = tuple(kind for kind in ELEMENT_KINDS if kind not in ("quantize", "dequantize"))
 _PRODUCTS = (*KINDS, "grouped", "gemm", "matmul")
 
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from lpcc.analysis.kernels import Kernel
 
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
-_SWISH = 2  # Sigmoid and Mul
 _FEW = 8
 """Channels below which int8 does without Winograd's algorithm."""
 

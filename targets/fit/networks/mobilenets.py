@@ -13,19 +13,23 @@ def _width(channels: float) -> int:
     return rounded + 8 if rounded < 0.9 * channels else rounded
 
 
+V2_STAGES = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+"""Stages of MobileNetV2: expansion, channels, blocks, stride of the first (Sandler et al. 2018, table 2)."""
+
+
 def mobilenet_v2(size: int = 96, width: float = 0.5, classes: int = 1000) -> onnx.ModelProto:
     """MobileNetV2 (Sandler et al. 2018)."""
     net = Builder(f"mobilenet_v2_{width}_{size}")
     x = net.conv(net.input(1, 3, size, size), _width(32 * width), 3, 2, (1, 1, 1, 1), "relu6")
-    for expand, channels, repeats, stride in (
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    ):
+    for expand, channels, repeats, stride in V2_STAGES:
         for step in range(repeats):
             x = _inverted(net, x, expand * x.channels, _width(channels * width), 3, 1 if step else stride, "relu6")
     x = net.conv(x, _width(1280 * max(width, 1.0)), 1, activation="relu6")

@@ -15,6 +15,7 @@ from types import MappingProxyType
 import onnx
 
 from lpcc.targets.fit.networks.builder import Activation, Builder, Tensor
+from lpcc.targets.fit.networks.mobilenets import V2_STAGES
 
 
 def mobilenet_v1(size: int, width: float, classes: int = 5, channels: int = 3) -> onnx.ModelProto:
@@ -28,15 +29,7 @@ def mobilenet_v2(size: int, width: float, classes: int = 5) -> onnx.ModelProto:
     """MobileNetV2 (Sandler et al. 2018) as Keras has it."""
     net = Builder(f"mobilenet_v2_{width}_{size}")
     x = net.conv(net.input(1, 3, size, size), _round(32 * width), 3, 2, activation="relu6")
-    for expand, filters, repeats, first in (
-        (1, 16, 1, 1),
-        (6, 24, 2, 2),
-        (6, 32, 3, 2),
-        (6, 64, 4, 2),
-        (6, 96, 3, 1),
-        (6, 160, 3, 2),
-        (6, 320, 1, 1),
-    ):
+    for expand, filters, repeats, first in V2_STAGES:
         for repeat in range(repeats):
             y = net.conv(x, x.channels * expand, activation="relu6") if expand > 1 else x
             y = net.depthwise(y, 3, first if repeat == 0 else 1, activation="relu6")
