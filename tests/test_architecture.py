@@ -30,7 +30,7 @@ IMPORTED_AS = {
     "pillow": "PIL",
     "ml_dtypes": "ml_dtypes",
 }
-EXTRAS = {"torch", "pytest", "scipy", "matplotlib"}
+EXTRAS = {"torch", "pytest", "matplotlib"}
 NOT_YET_USED = {"networkx", "tensorly"}
 """Factorisation and the planner need them; they are stated from the first version on so that these install the same."""
 

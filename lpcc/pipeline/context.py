@@ -23,16 +23,18 @@ T = TypeVar("T")
 class Context:
     """Everything that a pipeline run shares among its passes.
 
-    `calibration` is a stream of unlabelled images, real or synthesised; `evaluation` a labelled one. `hints` gives, for
-    tensors that a batch norm made in the model as it came, the mean and standard deviation of each channel (C,).
-    `progress` is called with a description, the steps done and the total (0 where unknown) by work that may take over a
-    second.
+    `calibration` is a stream of unlabelled images, real or synthesised; `evaluation` a labelled one. `unquantized` is
+    the graph as it was before the last pass that rounded its weights, with the same names of nodes and tensors: what
+    passes that repair the rounding work towards. `hints` gives, for tensors that a batch norm made in the model as it
+    came, the mean and standard deviation of each channel (C,). `progress` is called with a description, the steps done
+    and the total (0 where unknown) by work that may take over a second.
     """
 
     target: Target | None = None
     calibration: Dataset | None = None
     evaluation: Dataset | None = None
     seed: int = 0
+    unquantized: gs.Graph | None = None
     hints: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None
     _analyses: dict[Callable[[Any], Any], tuple[object, Any]] = field(default_factory=dict, repr=False)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
-from lpcc.passes.quantize.numbers import Array, Params, Weights, quantize, quantize_bias, quantize_weights
+from lpcc.formats.affine import Array, Params, Weights, quantize, quantize_bias, quantize_weights
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement, Unit
 

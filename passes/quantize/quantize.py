@@ -16,9 +16,9 @@ from lpcc import edit
 from lpcc.analysis.macs import macs
 from lpcc.analysis.shapes import bind
 from lpcc.calibrate import Histogram, Statistics, choose, collect
+from lpcc.formats.affine import Array
 from lpcc.graph import clone, to_proto
 from lpcc.passes.quantize.emit import WeightScheme, Writer
-from lpcc.passes.quantize.numbers import Array
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement, Planner
 from lpcc.passes.quantize.refine import Factors, Group, closest, refine
@@ -106,6 +106,7 @@ class Quantize(Pass):
         for unit in placement.units:  # before the outputs change, after which unnamed nodes are called
             where = "on integers" if unit.role is Role.INTEGER else "in int8"
             changes.done(edit.label(unit.node), f"{edit.op(unit.node)} {where}")
+        ctx.unquantized = clone(graph)
         write(graph, ctx, placement, scheme)
         return changes
 

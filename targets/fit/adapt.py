@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from lpcc.cost import Cost
 from lpcc.cost.kinds import ELEMENT_KINDS, MAC_KINDS
-from lpcc.targets.fit.least_squares import require_scipy
 
 _SPREAD = 0.07
 """Relative error that a prediction has in any case, as a standard deviation."""
@@ -85,9 +84,8 @@ def adapt(predicted: Sequence[Groups], measured_ms: Sequence[float]) -> Adaptati
     """The adaptation that fits measured networks best, given how unlikely large factors are.
 
     Minimises squared relative errors over their spread, plus squared logarithms of the factors over theirs. Groups that
-    no network has keep a factor of 1. Raises UsageError where scipy is missing.
+    no network has keep a factor of 1.
     """
-    require_scipy()
     from scipy.optimize import least_squares
 
     measured = np.asarray(measured_ms, np.float64)

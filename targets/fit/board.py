@@ -112,7 +112,7 @@ def fit(target: Target, rows: Sequence[Row], sizes: Mapping[str, int] | None = N
     """Adapt `target` to measured networks; `sizes` gives values to open dimensions.
 
     Raises:
-        UsageError: the target is no processor, a measurement cannot be of this target, or scipy is missing.
+        UsageError: the target is no processor, or a measurement cannot be of this target.
         ModelError: a model is refused.
     """
     if target.kind not in ("cpu", "mcu", "gpu"):

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lpcc.errors import UsageError
-
-
-def require_scipy() -> None:
-    """Raise UsageError where scipy is missing: before any time is spent on measuring."""
-    if find_spec("scipy") is None:
-        raise UsageError("fitting needs scipy: pip install 'lpcc[fit]'")
 
 
 def fit_relative(
@@ -30,9 +23,8 @@ def fit_relative(
     `features` is [samples, terms]. With `prior` and `shrinkage` s the term s (c / prior - 1)^2 is added for each
     coefficient whose prior is above 0: few samples then move the coefficients little.
 
-    Raises UsageError where scipy is missing or a measurement is not above 0.
+    Raises UsageError where a measurement is not above 0.
     """
-    require_scipy()
     from scipy.optimize import nnls
 
     target = np.asarray(measured, dtype=np.float64)

@@ -38,8 +38,6 @@ def fit(
     millijoules; 5 rows at least, better 20. Writes a target that extends the given one and says how well it predicts
     networks that were not measured: each one is predicted by a fit to the others. Where that is no improvement, nothing
     is written.
-
-    Needs scipy: pip install 'lpcc[fit]'.
     """
     terminal = Terminal(quiet, json)
     sizes = options.sizes(dim)

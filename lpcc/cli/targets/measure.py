@@ -39,8 +39,7 @@ def measure(
     Times some 600 small networks in onnxruntime with one thread, in turns, and throws away what other programs
     disturbed; fits what kernels cost; and compares predictions with measurements of networks that the fit did not see.
 
-    Writes FILE, the kernel table beside it (.csv) and the raw times (.times.csv), all of them or none. Needs scipy:
-    pip install 'lpcc[fit]'.
+    Writes FILE, the kernel table beside it (.csv) and the raw times (.times.csv), all of them or none.
     """
     options.finite("--minutes", minutes)
     terminal = Terminal(quiet, json)
@@ -57,10 +56,8 @@ def measure(
     from lpcc.door import files
     from lpcc.target import Target
     from lpcc.targets.fit.host import measure as work
-    from lpcc.targets.fit.least_squares import require_scipy
     from lpcc.targets.host import detect
 
-    require_scipy()
     base, layer = detect()
     target = Target.load("host")
     if times is not None:

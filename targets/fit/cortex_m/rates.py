@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 
 from lpcc.cost.table import KernelTable
 from lpcc.cost.terms import Term
-from lpcc.errors import UsageError
 from lpcc.targets.fit.cortex_m.measured import Row, network_kernels
 
 GROUPS = ("conv", "copy", "pointwise", "depthwise", "wide depthwise", "gemm", "rest")
@@ -60,10 +59,8 @@ class Rates:
 
 def fit(rows: Sequence[Row]) -> Rates:
     """Rates that meet measured rows, in least squares of logarithms, drawn to their start values."""
-    try:
-        from scipy.optimize import least_squares
-    except ImportError:
-        raise UsageError("fitting needs scipy: pip install 'lpcc[fit]'") from None
+    from scipy.optimize import least_squares
+
     boards = sorted({row.board.name for row in rows})
     engines = sorted({row.engine for row in rows} - {"cmsis-nn", "x-cube-ai 7.3", "cmsis-nn mve"})
     start = {

@@ -99,7 +99,7 @@ def workload(model: onnx.ModelProto, target: Target, feeds: Mapping[str, np.ndar
 
 
 def fit(samples: Sequence[Sample]) -> Coefficients:
-    """Coefficients of all kernels in `samples`. Raises UsageError where scipy is missing."""
+    """Coefficients of all kernels in `samples`."""
     amounts = [sample.amounts for sample in samples]
     measured = np.array([sample.milliseconds for sample in samples]) * _NS
     columns = sorted({column for found in amounts for column in found})

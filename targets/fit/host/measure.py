@@ -97,7 +97,7 @@ def calibrate(target: Target, found: Mapping[str, Measurement]) -> Calibration:
     """Fit the kernels of `target`'s runtime to measurements of this machine, and judge them on networks apart.
 
     Raises:
-        UsageError: a measurement is missing, or scipy is.
+        UsageError: a measurement is missing.
     """
     samples = [sample for probe in probes(target.int8) for sample in _samples(probe, _of(found, probe), target)]
     coefficients = fit(samples)

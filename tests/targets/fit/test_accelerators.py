@@ -23,7 +23,6 @@ def test_eyeriss(truth: Path) -> None:
 
 
 def test_jetson_nano(truth: Path) -> None:
-    pytest.importorskip("scipy")
     found = jetson_nano.points(truth)[0]
     assert found.within(0.5) > 0.7
     table = {(row.split(",")[0], row.split(",")[3]): float(row.split(",")[4]) for row in _rows()}

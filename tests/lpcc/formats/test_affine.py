@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from lpcc.formats.affine import activation_params, quantize, quantize_bias, quantize_weights
 from lpcc.passes.quantize.emit import mean_shift
-from lpcc.passes.quantize.numbers import activation_params, quantize, quantize_bias, quantize_weights
 
 KINDS = [np.dtype(np.uint8), np.dtype(np.int8)]
 ends = st.floats(0, 2.0**100, width=32)

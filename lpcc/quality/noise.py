@@ -1,0 +1,50 @@
+"""How far a network's outputs are from those of another, in one number that is to be made small."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from lpcc.quality.tallies import scores
+
+Array = np.ndarray[Any, Any]
+
+_ENERGY_SHARE = 0.1
+"""Weight of the energy of the error beside the divergence of the class probabilities."""
+
+
+def noise_of(pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]]) -> float:
+    """How far results are from those expected, summed over the outputs.
+
+    For class scores (N, C) the mean divergence ``KL(p || q)`` of the class probabilities, since what moves a decision
+    matters and what moves improbable classes does not, plus a little of the other measure, which decides where all
+    classes are sure. For all other outputs the energy of the error relative to that of the signal.
+    """
+    signal: dict[str, float] = {}
+    error: dict[str, float] = {}
+    divergences: dict[str, list[Array]] = {}
+    for expected, found in pairs:
+        for name, value in expected.items():
+            if not isinstance(value, np.ndarray) or value.dtype.kind != "f":
+                continue
+            reference, result = value.astype(np.float64), found[name].astype(np.float64)
+            signal[name] = signal.get(name, 0.0) + float(np.square(reference).sum())
+            error[name] = error.get(name, 0.0) + float(np.square(result - reference).sum())
+            if scores(value) is not None:
+                p, q = _log_probabilities(reference), _log_probabilities(result)
+                divergences.setdefault(name, []).append((np.exp(p) * (p - q)).sum(axis=1))
+    energy = {name: error[name] / signal[name] for name in signal if signal[name] > 0}
+    decisions = sum(float(np.concatenate(rows).mean()) for rows in divergences.values())
+    return decisions + sum(e * (_ENERGY_SHARE if name in divergences else 1.0) for name, e in energy.items())
+
+
+def _log_probabilities(output: Array) -> Array:
+    """Logarithms of the class probabilities (N, C) of scores, which may be probabilities already or logits."""
+    rows = output.reshape(len(output), -1)
+    if rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1, atol=1e-3):
+        return np.log(np.maximum(rows, 1e-9))
+    rows = rows - rows.max(axis=1, keepdims=True)
+    shifted: Array = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
+    return shifted
