@@ -9,9 +9,11 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
-from lpcc.formats.affine import Array, Params, Weights, quantize, quantize_bias, quantize_weights
+from lpcc.formats.affine import Array, Params, quantize, quantize_bias
+from lpcc.passes.quantize.bits import Width
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement, Unit
+from lpcc.passes.quantize.weights import LayerWeights, layer_weights, stored_integers
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,11 @@ class Writer:
         self._params = params
         self._scheme = scheme
         self._means = means  # by name of a measured tensor: mean of each channel
+        widths = placement.widths
+        self._widths = {id(unit.node): widths.get(edit.label(unit.node), Width()) for unit in placement.units}
         self._integers: dict[int, gs.Tensor] = {}  # by id of a tensor: its integers
         self._constants: dict[int, tuple[gs.Constant, gs.Constant]] = {}  # by id of a leader: scale and zero point
-        self._weights: dict[tuple[int, bytes], tuple[gs.Constant, list[gs.Constant]]] = {}
+        self._weights: dict[tuple[int, bytes], tuple[gs.Constant, list[gs.Tensor]]] = {}
 
     def write(self) -> None:
         """Rewrite the graph. Constants that nothing reads any more are gone from the model by themselves."""
@@ -145,12 +149,12 @@ class Writer:
         """Give a Conv, Gemm or MatMul integer weights and an int32 bias."""
         weight = node.inputs[1]
         values, bias, axis = contraction(node)
-        quantized = quantize_weights(
-            values, axis if self._scheme.per_channel else None, self._scheme.largest, bias, float(operand.scale)
-        )
+        width, scheme = self._widths[id(node)], self._scheme
+        found = layer_weights(values, axis, width, scheme.largest, scheme.per_channel, bias, float(operand.scale))
+        quantized = found.weights
         attrs = {} if quantized.axis is None else {"axis": quantized.axis}
         result = self._edit.fresh(f"{weight.name}_dequantized", np.dtype(np.float32), weight.shape)
-        self._edit.add("DequantizeLinear", self._weight_constants(weight, quantized), [result], attrs, name=result.name)
+        self._edit.add("DequantizeLinear", self._weight_tensors(weight, found), [result], attrs, name=result.name)
         self._edit.replace_input(node, 1, result)
         for name in ("alpha", "beta"):
             node.attrs.pop(name, None)
@@ -171,14 +175,15 @@ class Writer:
         self._edit.add("DequantizeLinear", constants, [result], attrs, name=result.name)
         self._edit.replace_input(node, 2, result)
 
-    def _weight_constants(self, weight: gs.Constant, quantized: Weights) -> list[gs.Constant]:
+    def _weight_tensors(self, weight: gs.Constant, found: LayerWeights) -> list[gs.Tensor]:
         """Integers, scales and zero points; one set for all nodes that share the weights and their scales."""
-        key = (id(weight), quantized.scales.tobytes())
+        scales = found.weights.scales
+        key = (id(weight), bytes([found.bits]) + found.wide.tobytes() + scales.tobytes())
         if key not in self._weights:
             constants = [
-                self._edit.constant(f"{weight.name}_quantized", quantized.integers),
-                self._edit.constant(f"{weight.name}_scale", quantized.scales),
-                self._edit.constant(f"{weight.name}_zero_point", np.zeros(quantized.scales.shape, dtype=np.int8)),
+                stored_integers(self._edit, f"{weight.name}_quantized", found),
+                self._edit.constant(f"{weight.name}_scale", scales),
+                self._edit.constant(f"{weight.name}_zero_point", np.zeros(scales.shape, dtype=np.int8)),
             ]
             self._weights[key] = (weight, constants)  # holds the weights, so that no id is given out twice
         return self._weights[key][1]

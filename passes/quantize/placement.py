@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.passes.quantize.bits import Width
 from lpcc.passes.quantize.operators import SHRINKS, Bounds, Operation, Role, activation_bounds, operation
 from lpcc.passes.quantize.regions import idle_regions
 from lpcc.pipeline import Changes
@@ -54,6 +55,8 @@ class Placement:
     """By id of a leader: the tensors whose values decide the scale."""
     bounds: dict[int, Bounds] = field(default_factory=dict)
     """By id of a leader: limits that the range must keep to."""
+    widths: dict[str, Width] = field(default_factory=dict)
+    """By name of a contraction: bits of its weights; 8 where it is not listed."""
 
     def tensors(self) -> list[gs.Tensor]:
         """All tensors whose values decide a scale, each once."""

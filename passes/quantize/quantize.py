@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from lpcc.analysis.shapes import bind
 from lpcc.calibrate import Histogram, Statistics, choose, collect
 from lpcc.formats.affine import Array
 from lpcc.graph import clone, to_proto
+from lpcc.passes.quantize.bits import WeightBits, Width, parse_bits, raised, with_weights
 from lpcc.passes.quantize.emit import WeightScheme, Writer
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement, Planner
@@ -71,8 +72,16 @@ class Quantize(Pass):
     min_work: Annotated[float, Range(min=0)] | None = None
     """Multiply-accumulates for each value converted on its border that an integer region must at least do; by default
     32 for onnxruntime, whose float kernels are fast, and 0 for the runtimes of microcontrollers."""
+    weight_bits: WeightBits = 8
+    """Bits of a weight; with fewer than 8 the file is smaller, kernels stay those of int8."""
+    bits: tuple[str, ...] = ()
+    """Bits of single layers, as ``"conv1=4"``: 2, 4, 8, ``4+8:25%`` (a quarter of the output channels, those that lose
+    most, keeps 8), 16 (activations of 16 bits where the target's runtime has kernels for them) or float."""
     skip: tuple[str, ...] = ()
     """Names of layers to be kept in float."""
+
+    def __post_init__(self) -> None:
+        parse_bits(self.bits)
 
     def run(self, graph: gs.Graph, ctx: Context) -> Changes:
         """Quantise the main graph; see the class."""
@@ -103,9 +112,11 @@ class Quantize(Pass):
         if not placement.units:
             changes.refuse(graph.name or "graph", "no operator in it has an integer kernel")
             return changes
+        placement = self._narrow(graph, ctx, placement, changes)
         for unit in placement.units:  # before the outputs change, after which unnamed nodes are called
             where = "on integers" if unit.role is Role.INTEGER else "in int8"
-            changes.done(edit.label(unit.node), f"{edit.op(unit.node)} {where}")
+            width = placement.widths.get(edit.label(unit.node))
+            changes.done(edit.label(unit.node), f"{edit.op(unit.node)} {where}{with_weights(width)}")
         ctx.unquantized = clone(graph)
         write(graph, ctx, placement, scheme)
         return changes
@@ -114,7 +125,27 @@ class Quantize(Pass):
         min_work = self.min_work
         if min_work is None:
             min_work = _MIN_WORK if ctx.target is None or ctx.target.runtime == "onnxruntime" else 0.0
-        return Planner(graph, frozenset(self.skip), changes, min_work).place()
+        widths = parse_bits(self.bits)
+        in_float = frozenset(name for name, width in widths.items() if width is None or width.activations > 8)
+        placement = Planner(graph, frozenset(self.skip) | in_float, changes, min_work).place()
+        for unit in placement.units:
+            width = widths.get(edit.label(unit.node)) or Width(self.weight_bits)
+            if unit.role is Role.CONTRACT and width.bits < 8:
+                placement.widths[edit.label(unit.node)] = width
+        return placement
+
+    def _narrow(self, graph: gs.Graph, ctx: Context, placement: Placement, changes: Changes) -> Placement:
+        """The placement, with the graph at an opset that can express its weights; where there is none, in 8 bits.
+
+        Raising the opset may put other nodes in the place of those that were planned for.
+        """
+        widths, before = dict(placement.widths), graph.opset
+        while (needed := max((width.opset for width in widths.values()), default=0)) > graph.opset:
+            reason = raised(graph, needed, ctx)
+            for name in [name for name, width in widths.items() if reason is not None and width.opset == needed]:
+                changes.refuse(name, f"keeps 8 bits: {reason}")
+                del widths[name]
+        return replace(placement if graph.opset == before else self._place(graph, ctx, Changes()), widths=widths)
 
     def _scheme(self, ctx: Context) -> Scheme | None:
         """The scheme; None where the target has no integer kernels."""
@@ -150,7 +181,7 @@ class Quantize(Pass):
 
         def attempt(factors: Factors) -> onnx.ModelProto:
             trial = clone(graph)
-            emit(trial, self._place(trial, ctx, Changes()), factors)
+            emit(trial, replace(self._place(trial, ctx, Changes()), widths=placement.widths), factors)
             return to_proto(trial)
 
         def refined() -> Factors:
