@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -27,6 +26,7 @@ from lpcc.pipeline.guard import Judgement, Outcome, Returned, run_guarded
 from lpcc.pipeline.hooks import Reproduce
 from lpcc.pipeline.judge import Budget, ImageJudge
 from lpcc.pipeline.pays import Race, race
+from lpcc.pipeline.preset import pipeline_for
 from lpcc.pipeline.runner import Hook, Record, run_pipeline
 from lpcc.pipeline.variant import Variant
 from lpcc.report.build import build_report
@@ -80,6 +80,9 @@ def optimize(
     *,
     target: str | Path | Target = "host",
     pipeline: str | Pipeline | None = None,
+    preset: str | None = None,
+    keep: Sequence[str] = (),
+    only: Sequence[str] = (),
     calib: Images | None = None,
     eval: Images | None = None,  # noqa: A002 - the name of the command's option
     preprocess: str | Path | None = None,
@@ -99,6 +102,10 @@ def optimize(
         model: a path, a model in memory or a graph.
         target: name or TOML file of the device; ``host`` is this machine, where speed is measured, not predicted.
         pipeline: passes in text form; the target's own by default.
+        preset: ``fast`` or ``accurate``: the target's own pipeline with the passes of that name in place of its
+            ``quantize``.
+        keep: layers that stay in float, by the names of their nodes, with ``*`` and ``?`` as wildcards.
+        only: where given, the only layers that do not.
         calib: unlabelled images: an .npz keyed by input names, arrays in memory by those names, a folder,
             ``module:function`` or a Dataset. Without them, approximate passes work on synthesised images.
         eval: labelled images, of the same kinds.
@@ -124,7 +131,8 @@ def optimize(
         PassError: a pass failed, or an exact one changed the outputs.
     """
     budget = Budget.of(metric, max_drop, min_agreement, min_sqnr, labelled=eval is not None)
-    job = open_job(model, target, pipeline, calib, eval, preprocess, budget, _context(seed, progress))
+    device, steps = _asked(target, pipeline, preset, keep, only)
+    job = open_job(model, device, steps, calib, eval, preprocess, budget, _context(seed, progress))
     if reproducers is not None:
         hooks = [*hooks, Reproduce(job.graph, list(job.pipeline), job.ctx, Path(reproducers))]
     decision = _decide(job, hooks)
@@ -138,23 +146,31 @@ def plan(
     *,
     target: str | Path | Target = "host",
     pipeline: str | Pipeline | None = None,
+    preset: str | None = None,
+    keep: Sequence[str] = (),
+    only: Sequence[str] = (),
     calib: Images | None = None,
     eval: Images | None = None,  # noqa: A002
     preprocess: str | Path | None = None,
+    metric: str | None = None,
+    max_drop: float = 1.0,
+    min_agreement: float | None = None,
+    min_sqnr: float | None = None,
     seed: int = 0,
     progress: Progress | None = None,
-    **ignored: Any,
 ) -> Report:
     """What `optimize` would do and what the target's cost model predicts of it, judged on nothing and written nowhere.
 
-    Takes the arguments of `optimize`; those that concern quality are `ignored`. Ranges come from a few samples.
+    Takes those arguments of `optimize` that say what to do; the budget is checked and not held. Ranges come from a few
+    samples.
 
     Raises:
         LpccError: as `optimize`.
     """
-    del ignored
+    Budget.of(metric, max_drop, min_agreement, min_sqnr, labelled=eval is not None)
     budget = Budget.of(None, 100.0, None, None, labelled=False)
-    job = open_job(model, target, pipeline, calib, eval, preprocess, budget, _context(seed, progress))
+    device, steps = _asked(target, pipeline, preset, keep, only)
+    job = open_job(model, device, steps, calib, eval, preprocess, budget, _context(seed, progress))
     if job.ctx.calibration is not None:
         job.ctx.calibration = job.ctx.calibration.head(_PLANNED_SAMPLES)
     records = run_pipeline(job.graph, job.exact_passes, job.ctx)
@@ -166,6 +182,17 @@ def plan(
     result = decision.result
     decision = replace(decision, race=race(job.original, result, None))
     return build_report(job, decision, result.model.ByteSize(), None)
+
+
+def _asked(
+    target: str | Path | Target,
+    pipeline: str | Pipeline | None,
+    preset: str | None,
+    keep: Sequence[str],
+    only: Sequence[str],
+) -> tuple[Target, Pipeline]:
+    device = target if isinstance(target, Target) else Target.load(target)
+    return device, pipeline_for(device, pipeline, preset, keep, only)
 
 
 def _context(seed: int, progress: Progress | None) -> Context:

@@ -98,8 +98,8 @@ class Job:
 
 def open_job(
     model: Model,
-    target: str | Path | Target,
-    pipeline: str | Pipeline | None,
+    device: Target,
+    steps: Pipeline,
     calib: Images | None,
     evaluation: Images | None,
     preprocess: str | Path | None,
@@ -111,9 +111,6 @@ def open_job(
     Raises:
         LpccError: see `lpcc.driver.optimize`.
     """
-    device = target if isinstance(target, Target) else Target.load(target)
-    asked = device.pipeline if pipeline is None else pipeline
-    steps = asked if isinstance(asked, Pipeline) else Pipeline.parse(asked)
     ctx.target = device
     graph, name, source = _open(model)
     original = Variant(clone(graph), device)

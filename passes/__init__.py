@@ -28,6 +28,7 @@ from lpcc.pipeline import Pass
 __all__ = [
     "BUILTIN",
     "NAMED",
+    "PRESETS",
     "EliminateCommon",
     "EliminateDeadCode",
     "FoldAffine",
@@ -76,5 +77,10 @@ NAMED: Final[dict[str, str]] = {
         "remove-noops,dce,merge-pad,recognise-layer-norm,recognise-activations,fuse-matmul-add,fold-bn,fold-affine,"
         "recognise-channel-shuffle,dce,cse,dce"
     ),
+    "fast": "quantize{ranges=mse}",
+    "accurate": "quantize",
 }
 """Pipelines with a name of their own."""
+
+PRESETS: Final[tuple[str, ...]] = ("fast", "accurate")
+"""Those of them that may stand for `quantize` in a target's pipeline: `lpcc optimize --preset`."""

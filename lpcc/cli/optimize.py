@@ -27,6 +27,27 @@ def optimize(
     ] = None,
     target: options.TargetName = "host",
     pipeline: options.PipelineText = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            "--preset",
+            metavar="fast|accurate",
+            show_default=False,
+            help="How to quantise: the target's pipeline with that recipe; see `lpcc passes`.",
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep", metavar="NODE", show_default=False, help="Layer that stays in float; `*` matches. Repeatable."
+        ),
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--only", metavar="NODE", show_default=False, help="All layers but this stay in float. Repeatable."
+        ),
+    ] = None,
     calib: Annotated[
         str | None,
         typer.Option(
@@ -95,6 +116,9 @@ def optimize(
     asked: dict[str, Any] = {
         "target": device,
         "pipeline": pipeline,
+        "preset": preset,
+        "keep": options.names("--keep", keep),
+        "only": options.names("--only", only),
         "calib": calib,
         "eval": evaluation,
         "preprocess": preprocess,

@@ -72,6 +72,18 @@ def sizes(given: list[str] | None) -> dict[str, int]:
     return found
 
 
+def names(option: str, given: list[str] | None) -> tuple[str, ...]:
+    """Names that may also be given several at once, between commas.
+
+    Raises:
+        UsageError: one is empty; the message names `option`.
+    """
+    found = [name.strip() for text in given or [] for name in text.split(",")]
+    if not all(found):
+        raise UsageError(f"{option}: expected the name of a node between the commas")
+    return tuple(dict.fromkeys(found))
+
+
 def finite(option: str, value: float | None) -> float | None:
     """`value`, unless it is NaN or infinite.
 

@@ -19,7 +19,7 @@ import onnx
 
 from lpcc import edit
 from lpcc.graph import clone, to_proto
-from lpcc.pipeline.base import Pass
+from lpcc.pipeline.base import Fidelity, Pass
 from lpcc.pipeline.context import Context
 from lpcc.pipeline.runner import Hook, Record, run_pipeline
 
@@ -99,7 +99,8 @@ def run_guarded(
         model = to_proto(candidate)
         judgement = judge(model)
         attempt = attempt or (records, judgement)
-        if judgement.problem is None and (any(r.changes for r in records) or not returned):
+        rounded = any(r.changes for r in records if r.item.fidelity is not Fidelity.EXACT)
+        if judgement.problem is None and (rounded or not returned):
             return Outcome(candidate, any(r.changes for r in records), records, judgement, tuple(returned))
         back = {r.layer for r in returned}
         worst = [r for r in _worst_layers(exact, reference, model, records, layer_noise) if r.layer not in back]

@@ -60,6 +60,13 @@ def named_pipelines() -> dict[str, str]:
     return dict(NAMED)
 
 
+def presets() -> tuple[str, ...]:
+    """Names of the named pipelines that stand for `quantize` in a target's own pipeline."""
+    from lpcc.passes import PRESETS
+
+    return PRESETS
+
+
 def _add(known: dict[str, type[Pass]], kind: type[Pass], where: str) -> None:
     """Add a pass, which `where` brings, to a table; raise UsageError if its name means something else."""
     if kind.name in named_pipelines():

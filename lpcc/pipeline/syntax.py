@@ -75,7 +75,7 @@ def format_pass(item: Pass) -> str:
     written = []
     for option in fields(item):
         value = getattr(item, option.name)
-        if value != _default(option):
+        if value != default_of(option):
             written.append(f"{option.name.replace('_', '-')}={format_value(value)}")
     return item.name + ("{" + " ".join(written) + "}" if written else "")
 
@@ -83,7 +83,7 @@ def format_pass(item: Pass) -> str:
 def options_of(kind: type[Pass]) -> dict[str, tuple[Any, Any]]:
     """Options of a pass by their written names: annotation and default (MISSING where there is none)."""
     hints = get_type_hints(kind, include_extras=True)
-    return {option.name.replace("_", "-"): (hints[option.name], _default(option)) for option in fields(kind)}
+    return {option.name.replace("_", "-"): (hints[option.name], default_of(option)) for option in fields(kind)}
 
 
 def describe(annotation: Any) -> str:
@@ -105,7 +105,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"{hint}known: {', '.join(known)}"
 
 
-def _default(option: Field[Any]) -> Any:
+def default_of(option: Field[Any]) -> Any:
+    """The default value of an option; MISSING where it must be given."""
     return option.default_factory() if option.default_factory is not MISSING else option.default
 
 
