@@ -5,7 +5,7 @@ from __future__ import annotations
 from lpcc.runtime.fused import KernelCount, count_kernels, optimised
 from lpcc.runtime.session import Session, with_outputs
 from lpcc.runtime.spec import Array, TensorSpec
-from lpcc.runtime.timing import Comparison, Timing, compare, measure
+from lpcc.runtime.timing import Comparison, Timing, compare, measure, turns
 
 __all__ = [
     "Array",
@@ -18,5 +18,6 @@ __all__ = [
     "count_kernels",
     "measure",
     "optimised",
+    "turns",
     "with_outputs",
 ]

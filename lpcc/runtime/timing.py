@@ -66,7 +66,7 @@ def measure(
 
     `progress` is told the finished share, from 0 to 1. Raises ModelError when the model cannot run on `feeds`.
     """
-    (times,) = _turns([session], feeds, seconds, min_runs, progress)
+    (times,) = turns([session], feeds, seconds=seconds, min_rounds=min_runs, progress=progress)
     return _timing(times)
 
 
@@ -84,19 +84,24 @@ def compare(
     As many pairs as fit into `seconds`, at least `min_pairs`, after a warm-up of both. `progress` is told the finished
     share, from 0 to 1. Raises ModelError when a model cannot run on `feeds`.
     """
-    times_a, times_b = _turns([a, b], feeds, seconds, min_pairs, progress)
+    times_a, times_b = turns([a, b], feeds, seconds=seconds, min_rounds=min_pairs, progress=progress)
     ratios = [tb / ta for ta, tb in zip(times_a, times_b, strict=True)]
     return Comparison(_timing(times_a), _timing(times_b), median(ratios), _spread(ratios), len(ratios))
 
 
-def _turns(
+def turns(
     sessions: Sequence[Session],
     feeds: Mapping[str, Array],
-    seconds: float,
-    rounds: int,
-    progress: Callable[[float], None] | None,
+    *,
+    seconds: float = 20.0,
+    min_rounds: int = 15,
+    progress: Callable[[float], None] | None = None,
 ) -> list[list[float]]:
-    """Milliseconds of each run, a list per session."""
+    """Milliseconds of each run of several models on the same feeds in turns (A B C A B C ...), a list per model.
+
+    As many rounds as fit into `seconds`, at least `min_rounds`, after a warm-up of all. `progress` is told the finished
+    share, from 0 to 1. Raises ModelError when a model cannot run on `feeds`.
+    """
     plain = dict(feeds)
     for session in sessions:
         for _ in range(_WARM_UP):
@@ -111,7 +116,8 @@ def _turns(
                 session.raw.run(None, plain)
                 mine.append((perf_counter_ns() - before) / 1e6)
             spent = (perf_counter_ns() - start) / 1e9
-            share = min(spent / seconds if seconds > 0 else 1.0, len(times[0]) / rounds if rounds > 0 else 1.0, 1.0)
+            done = len(times[0]) / min_rounds if min_rounds > 0 else 1.0
+            share = min(spent / seconds if seconds > 0 else 1.0, done, 1.0)
             if progress is not None:
                 progress(share)
     return times

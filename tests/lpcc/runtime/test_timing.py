@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lpcc.errors import ModelError
-from lpcc.runtime import Session, compare, measure
+from lpcc.runtime import Session, compare, measure, turns
 
 FEEDS = {"x": np.ones((64, 64), np.float32)}
 
@@ -65,3 +65,20 @@ def test_leaves_the_garbage_collector_as_it_was() -> None:
 def test_a_model_that_cannot_run_is_refused() -> None:
     with pytest.raises(ModelError, match="could not run"):
         measure(chain(1), {"x": np.ones((2, 2), np.float32)})
+
+
+def test_several_models_run_in_turns() -> None:
+    ran: list[int] = []
+
+    class Recorded:
+        def __init__(self, number: int) -> None:
+            self.raw = self
+            self.number = number
+
+        def run(self, *_: object) -> None:
+            ran.append(self.number)
+
+    sessions = [Recorded(number) for number in range(3)]
+    times = turns(sessions, {}, seconds=0.0, min_rounds=4)  # type: ignore[arg-type]
+    assert [len(mine) for mine in times] == [4, 4, 4]
+    assert ran[-12:] == [0, 1, 2] * 4
