@@ -20,6 +20,7 @@ from lpcc.analysis.geometry import Geometry, geometry
 from lpcc.analysis.integer import Group, Held, Integers
 from lpcc.analysis.macs import CONVS, PRODUCTS, node_macs
 from lpcc.analysis.operand import Operand
+from lpcc.analysis.packed import stored_constants
 from lpcc.analysis.runtimes import Facts, Runtime, runtime_of
 from lpcc.analysis.shapes import Shapes, bind, constant_of
 
@@ -243,6 +244,9 @@ class _Walk:
 
     def _bytes(self, weight: gs.Tensor) -> int:
         tensor = constant_of(weight)
+        packed = () if tensor is not None or not self.runtime.keeps_packed() else stored_constants(weight)
+        if packed:
+            return sum(map(self._bytes, packed))
         if tensor is None:  # computed from constants when the model is loaded
             return self._operand(Held(weight, rules.dtype_of(weight))).nbytes
         width = rules.bits(self.runtime.stored(rules.dtype_of(tensor)))

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis import rules
+from lpcc.analysis.packed import stored_constants
 from lpcc.analysis.shapes import Shapes, bind, bits, constant_of
 
 CONVS = {
@@ -151,6 +152,8 @@ def weights(node: gs.Node) -> list[gs.Constant]:
     skipped = _NOT_WEIGHTS.get(op, ())
     integer = any(word in op.lower() for word in ("quant", "qlinear", "integer", "qgemm"))
     found: list[gs.Constant] = []
+    if op in rules.DEQUANTIZE and not isinstance(node.inputs[0], gs.Constant):
+        found += stored_constants(node.inputs[0])
     for index, tensor in enumerate(node.inputs):
         constant = constant_of(tensor)
         if constant is None or index in skipped or prod(constant.shape) <= 1:
@@ -175,9 +178,20 @@ def weight_bytes(graph: gs.Graph) -> int:
 
 
 def stored_bytes(graph: gs.Graph) -> int:
-    """Those bytes without scales and zero points of Q/DQ, which runtimes store in forms of their own."""
-    quantised = rules.QUANTIZE | rules.DEQUANTIZE
-    return _bytes(graph, lambda node: node.inputs[:1] if edit.op(node) in quantised else node.inputs)
+    """Those bytes as they are stored: integers of few bits packed, scales and zero points of Q/DQ left out.
+
+    Runtimes store these in forms of their own.
+    """
+    return _bytes(graph, _stored)
+
+
+def _stored(node: gs.Node) -> Iterable[gs.Tensor]:
+    """What a node reads, without scales and zero points, and integers of few bits in place of what they become."""
+    op = edit.op(node)
+    if op not in rules.QUANTIZE | rules.DEQUANTIZE:
+        return node.inputs
+    packed = stored_constants(node.inputs[0]) if op in rules.DEQUANTIZE else ()
+    return packed or node.inputs[:1]
 
 
 def _bytes(graph: gs.Graph, read: Callable[[gs.Node], Iterable[gs.Tensor]]) -> int:

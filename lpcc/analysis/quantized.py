@@ -9,7 +9,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.packed import Part, parts, values
 from lpcc.formats.affine import Params, Weights
+from lpcc.formats.narrow import limits
 
 Array = np.ndarray[Any, Any]
 
@@ -20,7 +22,8 @@ _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 class QuantizedLayer:
     """A Conv, ConvTranspose, Gemm or MatMul that reads its weights through a DequantizeLinear from integer constants.
 
-    Integers of fewer than 8 bits may go through a Cast to int8 first, as runtimes whose kernels take only int8 want it.
+    Integers of fewer than 8 bits may go through a Cast to int8 first, as runtimes whose kernels take only int8 want it;
+    the output channels may lie in several constants of different widths.
     """
 
     node: gs.Node
@@ -28,29 +31,45 @@ class QuantizedLayer:
     """The DequantizeLinear of the weights."""
     bias: gs.Node | None
     """The DequantizeLinear of the bias; None where the layer has none, or one in float."""
-    stored: gs.Constant
-    """The integers as the file holds them."""
+    parts: tuple[Part, ...]
+    """The integers as the file holds them, each constant with its output channels."""
+
+    @property
+    def stored(self) -> gs.Constant:
+        """The integers as the file holds them; those of the fewest bits, where there are several constants."""
+        return min(self.parts, key=lambda part: part.bits).stored
 
     @property
     def bits(self) -> int:
-        """Bits of a stored weight: 2, 4, 8 or 16."""
-        name = str(self.stored.dtype)
-        return int(name[name.index("int") + 3 :])
+        """Bits of a stored weight: 2, 4, 8 or 16; the fewest, where they differ by channel."""
+        return min(part.bits for part in self.parts)
+
+    @property
+    def wide(self) -> Array:
+        """The output channels whose weights have more bits than `bits`, in ascending order."""
+        found = [part.places for part in self.parts if part.bits > self.bits]
+        return np.sort(np.concatenate(found)) if found else np.zeros(0, dtype=np.int64)
 
     @property
     def channel_axis(self) -> int:
         """Axis of the weights that counts output channels; of the first group, for a ConvTranspose."""
-        op = edit.op(self.node)
-        if op == "Conv":
-            return 0
-        return 0 if op == "Gemm" and edit.attr(self.node, "transB", 0) else 1
+        return _channel_axis(self.node)
+
+    @property
+    def limits(self) -> tuple[Array, Array]:
+        """Least and greatest integer of each output channel, in a shape that broadcasts against the weights."""
+        widths = np.full(sum(len(part.places) for part in self.parts), self.bits)
+        for part in self.parts:
+            widths[part.places] = part.bits
+        ends = np.array([limits(int(bits)) for bits in widths])
+        shape = [1] * len(self.stored.shape)
+        shape[self.channel_axis] = -1
+        return ends[:, 0].reshape(shape), ends[:, 1].reshape(shape)
 
     @property
     def weights(self) -> Weights:
         """Integers (as int8 or wider), scales and the axis of the scales, None for one scale."""
-        integers = np.asarray(self.stored.values)
-        if integers.dtype.kind not in "iu":
-            integers = integers.astype(np.int8)
+        integers = values(self.parts, self.channel_axis)
         scales = np.asarray(self.weight.inputs[1].values)
         axis = int(edit.attr(self.weight, "axis", 1)) if scales.ndim else None
         return Weights(integers, scales, axis)
@@ -80,16 +99,15 @@ def quantized_layers(graph: gs.Graph) -> list[QuantizedLayer]:
         if edit.op(node) not in _LAYERS:
             continue
         weight = _dequantize(edit.inp(node, 1))
-        stored = None if weight is None else _stored(weight.inputs[0])
-        if weight is None or stored is None or edit.attr(weight, "block_size", 0):
+        stored = () if weight is None else parts(weight.inputs[0], _channel_axis(node))
+        if weight is None or not stored or edit.attr(weight, "block_size", 0):
             continue
         zero = edit.const(edit.inp(weight, 2))
         if zero is not None and np.asarray(zero).astype(np.int32).any():
             continue
         bias = _dequantize(edit.inp(node, 2))
-        found.append(
-            QuantizedLayer(node, weight, bias if bias is not None and _stored(bias.inputs[0]) else None, stored)
-        )
+        is_stored = bias is not None and isinstance(bias.inputs[0], gs.Constant)
+        found.append(QuantizedLayer(node, weight, bias if is_stored else None, stored))
     return found
 
 
@@ -100,11 +118,8 @@ def _dequantize(tensor: gs.Tensor | None) -> gs.Node | None:
     return maker
 
 
-def _stored(tensor: gs.Tensor) -> gs.Constant | None:
-    if isinstance(tensor, gs.Constant):
-        return tensor
-    maker = tensor.inputs[0] if len(tensor.inputs) == 1 else None
-    if maker is not None and edit.op(maker) == "Cast" and isinstance(maker.inputs[0], gs.Constant):
-        source: gs.Constant = maker.inputs[0]
-        return source if "int" in str(source.dtype) else None
-    return None
+def _channel_axis(node: gs.Node) -> int:
+    op = edit.op(node)
+    if op == "Conv":
+        return 0
+    return 0 if op == "Gemm" and edit.attr(node, "transB", 0) else 1

@@ -21,8 +21,8 @@ _SMALLEST = float(np.finfo(np.float32).tiny) * 2**24
 
 
 def limits(bits: int) -> tuple[int, int]:
-    """Least and greatest integer of a weight in so many bits; 8 bits are kept symmetric, as integer kernels want it."""
-    return (-127, 127) if bits == 8 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    """Least and greatest integer of a weight in so many bits; 8 and more are symmetric, as integer kernels want it."""
+    return (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if bits >= 8 else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def narrow_weights(

@@ -6,6 +6,7 @@ for each weight; ``4+8:25%`` keeps a quarter of the output channels in 8.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -109,4 +110,4 @@ def with_weights(width: Width | None) -> str:
 
 def wide_channels(width: Width, channels: int) -> int:
     """How many of a layer's output channels keep 8 bits: the share, rounded up."""
-    return min(channels, -int(-width.wide * channels // 1))
+    return min(channels, math.ceil(width.wide * channels - 1e-9))  # 0.07 * 100 is a little more than 7

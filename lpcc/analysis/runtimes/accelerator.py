@@ -39,6 +39,10 @@ class Accelerator(Runtime):
             return conv_chain(node, facts, residual=True)
         return gemm_chain(node, op, facts)
 
+    def keeps_packed(self) -> bool:
+        """Nobody unpacks them before they are used."""
+        return True
+
     def memory_rules(self) -> MemoryRules:
         """What its own compiler is free to do."""
         return MemoryRules(overwrites_inputs=True, reorders=True)

@@ -154,6 +154,10 @@ class Runtime:
         """The format in which activations and weights of a graph's `dtype` lie in memory."""
         return dtype
 
+    def keeps_packed(self) -> bool:
+        """Whether weights of fewer than 8 bits that become int8 stay packed while the network runs."""
+        return False
+
     def memory_rules(self) -> MemoryRules:
         """How activations share memory."""
         return MemoryRules()

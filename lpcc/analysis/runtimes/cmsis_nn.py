@@ -31,6 +31,10 @@ class CmsisNn(Runtime):
             operators=INTEGER | _MORE_INTEGER, passes_on=PASSES_ON, moves=MOVES | _MORE_MOVES, float_output=FLOAT_OUTPUT
         )
 
+    def keeps_packed(self) -> bool:
+        """Its kernels for s4 weights unpack them as they go (arm_convolve_s4 and others, since version 6)."""
+        return True
+
     def chain(self, node: gs.Node, op: str, facts: Facts) -> tuple[gs.Node, ...]:
         """A node and those that run in the same kernel."""
         if op == "Conv":

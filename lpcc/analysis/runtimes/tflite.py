@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 class Tflite(CmsisNn):
     """TensorFlow Lite's kernels on an application processor."""
 
+    def keeps_packed(self) -> bool:
+        """Weights of convolutions are unpacked when the model is loaded."""
+        return False
+
     def memory_rules(self) -> MemoryRules:
         """Its arena shares nothing between the input and the output of a kernel."""
         return MemoryRules(in_place=frozenset(), alignment=64)

@@ -29,6 +29,10 @@ class Vela(Accelerator):
         """A node and those that run in the same kernel."""
         return conv_chain(node, facts) if op == "Conv" else gemm_chain(node, op, facts)
 
+    def keeps_packed(self) -> bool:
+        """The compiler takes weights of 8 bits, and compresses them."""
+        return False
+
     def scratch(self, kernel: Kernel) -> int:
         """The weights of a convolution are copied to SRAM before and while it runs, large ones in slices."""
         return min(kernel.weight_bytes, _SLICES) if kernel.kind in _COPIED else 0

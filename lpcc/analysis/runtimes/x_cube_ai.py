@@ -22,6 +22,10 @@ _COLUMNS = 16
 class XCubeAi(CmsisNn):
     """X-CUBE-AI's kernels on a Cortex-M."""
 
+    def keeps_packed(self) -> bool:
+        """Its kernels for integers take 8 bits."""
+        return False
+
     def memory_rules(self) -> MemoryRules:
         """Its generator lays outputs over inputs, also that of the network, and pools while it convolves."""
         return MemoryRules(in_place=_IN_PLACE, overwrites_inputs=True, pools_in_conv=True, alignment=4)

@@ -61,3 +61,44 @@ def test_one_scale_has_no_axis() -> None:
 
 def test_a_zero_point_is_not_taken_for_symmetric() -> None:
     assert layers(np.ones((2, 3, 1, 1), dtype=np.int8), cast=False, zero=1) == []
+
+
+def mixed(order: list[int] | None) -> list[QuantizedLayer]:
+    """A layer of four channels, of which 1 and 3 lie in int8 and 0 and 2 in int4 if `order` sorts them."""
+    rows = {
+        "wide": np.array([[10, -127], [20, 30]], dtype=np.int8).reshape(2, 2, 1, 1),
+        "few": np.array([[1, -8], [2, 7]]).reshape(2, 2, 1, 1).astype(ml_dtypes.int4),
+        "scale": np.arange(1, 5, dtype=np.float32),
+        "order": np.array(order or [0, 1, 2, 3]),
+    }
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["few"], ["few8"], to=TensorProto.INT8),
+            helper.make_node("Concat", ["wide", "few8"], ["joined"], axis=0),
+            helper.make_node("Gather", ["joined", "order"], ["ordered"], axis=0),
+            helper.make_node("DequantizeLinear", ["ordered", "scale"], ["w"], axis=0),
+            helper.make_node("Conv", ["x", "w"], ["y"], name="conv"),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(values, name) for name, values in rows.items()],
+    )
+    return quantized_layers(from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)])))
+
+
+def test_channels_of_several_widths_are_put_together() -> None:
+    (layer,) = mixed([2, 0, 3, 1])
+    assert layer.weights.integers.reshape(4, 2).tolist() == [[1, -8], [10, -127], [2, 7], [20, 30]]
+    assert layer.weights.integers.dtype == np.int8
+    assert layer.bits == 4
+    assert layer.stored.name == "few"
+    assert layer.wide.tolist() == [1, 3]
+    low, high = layer.limits
+    assert low.shape == (4, 1, 1, 1)
+    assert low.ravel().tolist() == [-8, -127, -8, -127]
+    assert high.ravel().tolist() == [7, 127, 7, 127]
+
+
+def test_a_gather_that_repeats_channels_is_none() -> None:
+    assert mixed([0, 0, 1, 2]) == []
