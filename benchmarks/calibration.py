@@ -43,7 +43,7 @@ def work(what: str, images: str) -> None:
     run_pipeline(graph, Pipeline.parse("exact"), Context())
     model = to_proto(graph)
     data = Dataset.open(images, Session(model).inputs)
-    names = [tensor.name for tensor in Planner(graph, frozenset(), Changes()).place().tensors()]
+    names = [tensor.name for tensor in Planner(graph, {}, Changes()).place().tensors()]
     start = time.perf_counter()
     if what == "calibrate":
         collect(model, names, data)

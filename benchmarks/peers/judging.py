@@ -9,6 +9,7 @@ from statistics import median
 
 import numpy as np
 import onnx
+from peers.boxes import Truth, fastestdet, map50
 
 from lpcc.errors import LpccError
 from lpcc.quality import Difference, Hits, same_choice, scores
@@ -29,6 +30,9 @@ class Subject:
     labels: np.ndarray | None
     choices: Mapping[str, int]
     """Outputs that are scores of classes, apart from (N, C), with the axis of the classes."""
+    scenes: dict[str, np.ndarray] | None = None
+    """Images with true boxes, for FastestDet."""
+    truth: Truth | None = None
 
 
 @dataclass
@@ -42,12 +46,13 @@ class Judged:
     """Integer and float convolutions that onnxruntime executes."""
     share: float = 0.0
     """Time of one image as a share of the float model's."""
+    map50: float | None = None
     error: str | None = None
 
     @property
-    def top1(self) -> float:
-        """Percent of labels hit; NaN without labels."""
-        return self.hits.percent
+    def score(self) -> float:
+        """Percent of labels hit, or mAP50 in percent; NaN without labels or boxes."""
+        return self.hits.percent if self.map50 is None else self.map50
 
     @property
     def agreement(self) -> float:
@@ -91,7 +96,8 @@ def judge(subject: Subject, files: Mapping[str, Path], *, seconds: float) -> dic
                 continue
             expected = expected or outputs
             found[name].add(expected, _named_like(outputs, expected), labels, subject.choices)
-    for name in judging:
+    for name, session in judging.items():
+        found[name].map50 = _map50(session, subject)
         kernels = count_kernels(optimised(onnx.load(paths[name])))
         found[name].kernels = f"{kernels.integer_convolutions}/{kernels.float_convolutions}"
     racing = _opened({name: paths[name] for name in judging}, found, threads=1)
@@ -128,6 +134,14 @@ def _run(session: Session, feeds: Mapping[str, np.ndarray]) -> Outputs:
     count = len(next(iter(feeds.values())))
     parts = [session.run({name: array[i : i + 1] for name, array in feeds.items()}) for i in range(count)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _map50(session: Session, subject: Subject) -> float | None:
+    """Mean average precision; None where there are no boxes to find."""
+    if subject.scenes is None or subject.truth is None:
+        return None
+    (output,) = _run(session, subject.scenes).values()
+    return map50([fastestdet(one) for one in output], subject.truth)
 
 
 def _named_like(outputs: Outputs, expected: Outputs) -> Outputs:

@@ -20,7 +20,7 @@ EXAMPLE = ROOT / "examples" / "fashion_mnist"
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """`benchmarks/quantization.py`, imported as it is when it runs as a script."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    for name in ("quantization", "zoo", "peers", "peers.judging", "peers.tools"):
+    for name in ("quantization", "zoo", "peers", "peers.boxes", "peers.judging", "peers.tools"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return importlib.import_module("quantization")
 
@@ -46,7 +46,7 @@ def test_files_are_judged_beside_the_float_model(script: ModuleType, tmp_path: P
         "broken": tmp_path / "broken.onnx",
     }
     found = script.judge(subject, files, seconds=0.05)
-    assert found["float"].top1 == found["same"].top1 > 85
+    assert found["float"].score == found["same"].score > 85
     assert found["same"].agreement == 100
     assert found["same"].sqnr == np.inf
     assert 20 < found["off"].sqnr < 60
@@ -73,7 +73,37 @@ def test_maps_of_choices_are_judged_by_their_axis(script: ModuleType) -> None:
     assert judged.agreement == pytest.approx(100 * 15 / 16)
     judged.add({"mask": expected}, {"mask": expected}, None, {"mask": 1})
     assert judged.agreement == pytest.approx(100 * 31 / 32)
-    assert np.isnan(judged.top1)
+    assert np.isnan(judged.score)
+
+
+def test_average_precision_of_boxes(script: ModuleType) -> None:
+    boxes = importlib.import_module("peers.boxes")
+    left, right = [0.1, 0.1, 0.4, 0.4], [0.6, 0.6, 0.9, 0.9]
+    truth = boxes.Truth(np.array([0, 0, 1]), np.array([3, 3, 3]), np.array([left, right, left]), np.zeros(3, bool))
+
+    def found(*each: tuple[list[float], float]) -> object:
+        return boxes.Found(np.full(len(each), 3), np.array([b for b, _ in each]), np.array([c for _, c in each]))
+
+    assert boxes.map50([found((left, 0.9), (right, 0.8)), found((left, 0.7))], truth) == 100
+    # One of three is missed: precision 1 up to a recall of 2/3.
+    assert boxes.map50([found((left, 0.9), (right, 0.8)), found((right, 0.1))], truth) == pytest.approx(100 * 67 / 101)
+    # The second box on the same object is wrong, and better than a right one.
+    twice = [found((left, 0.9), (left, 0.85), (right, 0.8)), found((left, 0.7))]
+    assert boxes.map50(twice, truth) == pytest.approx(100 * (34 + 67 * 3 / 4) / 101)
+
+
+def test_boxes_of_cells(script: ModuleType) -> None:
+    boxes = importlib.import_module("peers.boxes")
+    output = np.zeros((7, 4, 4), np.float32)
+    output[3:5] = np.log(0.5 / 0.5)  # half as large as the image
+    for column, confidence in ((1, 1.0), (2, 0.9)):  # two neighbours find the same object
+        output[0, 2, column] = output[6, 2, column] = confidence
+    output[1, 2, 1] = np.arctanh(0.5)
+    output[1, 2, 2] = np.arctanh(-0.5)
+    found = boxes.fastestdet(output)
+    assert found.label.tolist() == [1]
+    np.testing.assert_allclose(found.box, [[0.125, 0.25, 0.625, 0.75]], atol=1e-6)
+    assert found.confidence[0] == pytest.approx(1)
 
 
 def test_a_tool_that_fails_leaves_its_reason(script: ModuleType, tmp_path: Path) -> None:
@@ -105,19 +135,9 @@ def test_a_tool_that_fails_leaves_its_reason(script: ModuleType, tmp_path: Path)
 def test_lpcc_and_onnxruntime_on_the_example(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = [
-        "--images",
-        "32",
-        "--evaluation",
-        "200",
-        "--seconds",
-        "0.2",
-        "--preset",
-        "none",
-        "--peers",
-        "onnxruntime",
-    ]
-    monkeypatch.setattr(sys, "argv", ["quantization.py", "--models", str(EXAMPLE), "--folder", str(tmp_path), *options])
+    options = ["--images", "32", "--evaluation", "200", "--seconds", "0.2", "--preset", "none"]
+    which = ["--models", str(EXAMPLE), "--folder", str(tmp_path), "--peers", "onnxruntime"]
+    monkeypatch.setattr(sys, "argv", ["quantization.py", *which, *options])
     script.main()
     table, against = capsys.readouterr().out.split("\n\n")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
