@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from lpcc.passes.low_bit import QuantizeWeights
 from lpcc.passes.normalize import (
     EliminateCommon,
     EliminateDeadCode,
@@ -39,6 +40,7 @@ __all__ = [
     "LiftConstants",
     "MergePad",
     "Quantize",
+    "QuantizeWeights",
     "RaiseOpset",
     "RecogniseActivations",
     "RecogniseChannelShuffle",
@@ -66,6 +68,7 @@ BUILTIN: Final[tuple[type[Pass], ...]] = (
     EliminateDeadCode,
     Schedule,
     Quantize,
+    QuantizeWeights,
 )
 """All of them, in the order in which `lpcc passes` lists them."""
 

@@ -76,8 +76,8 @@ def unscaled(tensor: gs.Tensor) -> Array | None:
         return codes if codes is not None and plain else decoded(tensor)
     if edit.op(last) == "Mul":
         for source, scale in (last.inputs, reversed(last.inputs)):
-            shape = constant_of(scale).shape if constant_of(scale) is not None else None
-            if shape is not None and sum(size != 1 for size in shape) <= 1:
+            factor = constant_of(scale)
+            if factor is not None and sum(size != 1 for size in factor.shape) <= 1:
                 return _value(source, nodes)
     return decoded(tensor)
 

@@ -1,0 +1,83 @@
+"""Fixed point with any number of integer and fraction bits, and dynamic fixed point, whose point follows the values.
+
+    number = code * 2^-fraction,   -2^(bits-1) <= code < 2^(bits-1)
+
+Courbariaux, Bengio, David: Training deep neural networks with low precision multiplications, arXiv 1412.7024. Their
+dynamic fixed point watches how many numbers overflow: it doubles the scale where they are more than a given share, and
+halves it where they would not be even then. Where that comes to rest for given numbers is what `fit` finds at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from lpcc.errors import UsageError
+from lpcc.formats.format import TENSOR, Array, Codes, Format, Layout
+from lpcc.formats.integer import AffineScales, affine
+
+_MOST_BITS = 24
+"""A float32 holds no more digits than that."""
+_EXPONENTS = (-100, 100)
+
+
+@dataclass(frozen=True)
+class Fixed(Format[AffineScales]):
+    """Fixed point of `width` bits, sign included.
+
+    `fraction` of them are behind the point, which may be more than there are, or fewer than none. None stands for
+    dynamic fixed point: as many as let at most a share `overflow` of each row's numbers overflow.
+    """
+
+    width: int = 8
+    fraction: int | None = None
+    overflow: float = 1e-4
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.width <= _MOST_BITS:
+            raise UsageError(f"fixed point has 2 to {_MOST_BITS} bits, not {self.width}")
+        if self.fraction is not None and not _EXPONENTS[0] <= self.fraction <= _EXPONENTS[1]:
+            raise UsageError(f"fraction bits are between {_EXPONENTS[0]} and {_EXPONENTS[1]}, not {self.fraction}")
+
+    @property
+    def ends(self) -> tuple[int, int]:
+        """Least and greatest code."""
+        return -(2 ** (self.width - 1)), 2 ** (self.width - 1) - 1
+
+    def fit(self, values: Array, layout: Layout = TENSOR) -> AffineScales:
+        """Where the point stands for each row."""
+        rows = layout.rows(np.asarray(values, dtype=np.float32))
+        if self.fraction is not None:
+            exponent = np.full(len(rows), -self.fraction)
+        else:
+            # The greatest number that must not overflow: no more than the share lies above it.
+            allowed = int(self.overflow * rows.shape[1])
+            magnitudes = np.abs(rows)
+            top = np.partition(magnitudes, -1 - allowed, axis=1)[:, -1 - allowed] if rows.shape[1] else np.zeros(1)
+            wanted = top.astype(np.float64) / (self.ends[1] + 0.5)  # what rounds to the last code does not overflow
+            exponent = np.ceil(np.log2(np.where(wanted > 0, wanted, 1.0)))
+        exponent = np.clip(exponent, *_EXPONENTS)
+        return AffineScales(layout, np.exp2(exponent).astype(np.float32), np.zeros(len(rows), dtype=np.float32))
+
+    def encode(self, values: Array, scales: AffineScales) -> Codes:
+        """Nearest codes, halves to even."""
+        units = np.rint(np.asarray(values, dtype=np.float32) / scales.spread(scales.scale, values))
+        return (np.clip(units, *self.ends).astype(np.int32),)
+
+    def decode(self, codes: Codes, scales: AffineScales) -> Array:
+        """``code * 2^-fraction``."""
+        return affine(codes, scales)
+
+    def levels(self, scales: AffineScales) -> Array:
+        """One for each code."""
+        codes = np.arange(self.ends[0], self.ends[1] + 1, dtype=np.float32)
+        return np.asarray(codes * scales.scale[:, None], dtype=np.float32)
+
+    def limits(self, scales: AffineScales) -> tuple[Array, Array]:
+        """The ends of the range."""
+        return self.ends[0] * scales.scale, self.ends[1] * scales.scale
+
+    def bits(self, scales: AffineScales) -> float:  # noqa: ARG002
+        """`width`."""
+        return float(self.width)
