@@ -27,6 +27,8 @@ class Tool:
     """In the folder `inside`."""
     variant: str = ""
     environment: str | None = None
+    prepared: bool = True
+    """Whether it is given the model prepared by `inside/prepare.py` and not the original."""
 
 
 ENVIRONMENTS: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -83,7 +85,8 @@ class Workshop:
         result.unlink(missing_ok=True)
         try:
             python = self._python(tool.environment)
-            found = self._run(python, tool, model, images, result)
+            source = self._prepared(model, place) if tool.prepared else model
+            found = self._run(python, tool, source, images, result)
         except InstallError as error:
             found = Made(result, 0.0, 0, str(error))
         kept = asdict(found)
@@ -118,6 +121,14 @@ class Workshop:
             else:
                 shutil.copyfile(written, result)
         return Made(result, took["seconds"], took["bytes"], error)
+
+    def _prepared(self, model: Path, place: Path) -> Path:
+        """The model as all peers get it, made once."""
+        result = place / "prepared.onnx"
+        if not result.is_file() or result.stat().st_mtime < model.stat().st_mtime:
+            command = [sys.executable, str(HERE / "inside" / "prepare.py"), str(model), str(result)]
+            subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        return result
 
     def _python(self, environment: str | None) -> Path:
         """The interpreter of an environment, which is made if it is not there as it is asked for."""

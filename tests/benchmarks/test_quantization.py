@@ -113,7 +113,7 @@ def test_a_tool_that_fails_leaves_its_reason(script: ModuleType, tmp_path: Path)
 
     def made(source: str, *, reuse: bool = False) -> object:
         program.write_text(source)
-        tool = tools.Tool("a tool", str(program), "twice")
+        tool = tools.Tool("a tool", str(program), "twice", prepared=False)
         return workshop.made(tool, EXAMPLE / "model.onnx", {"x": np.ones(3)}, name="net", reuse=reuse)
 
     failed = made("raise ValueError('it is no good')")

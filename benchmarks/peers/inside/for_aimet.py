@@ -27,7 +27,7 @@ def _fix_shapes(model: onnx.ModelProto, row: dict[str, np.ndarray]) -> None:
 
 if __name__ == "__main__":
     task = Task.of_command_line()
-    model = onnx.load(task.ready())
+    model = onnx.load(task.model)
     _fix_shapes(model, next(task.rows()))
     if task.variant == "CLE":
         equalize_model(model)

@@ -27,5 +27,5 @@ if __name__ == "__main__":
     settings = PostTrainingQuantConfig(
         approach="static", quant_format="QDQ", calibration_sampling_size=[count], quant_level=1
     )
-    found = quantization.fit(str(task.ready()), settings, calib_dataloader=Loader(task))
+    found = quantization.fit(str(task.model), settings, calib_dataloader=Loader(task))
     found.save(str(task.result))

@@ -10,7 +10,7 @@ if __name__ == "__main__":
     task = Task.of_command_line()
     rows = list(task.rows())
     quantised = nncf.quantize(
-        onnx.load(task.ready()),
+        onnx.load(task.model),
         nncf.Dataset(rows),
         preset=nncf.QuantizationPreset[task.variant],
         subset_size=len(rows),

@@ -36,5 +36,5 @@ if __name__ == "__main__":
     configuration = copy.deepcopy(get_default_config(task.variant))
     configuration.per_channel = True
     ModelQuantizer(Config(global_quant_config=configuration)).quantize_model(
-        str(task.ready()), str(task.result), Reader(task)
+        str(task.model), str(task.result), Reader(task)
     )

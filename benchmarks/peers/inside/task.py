@@ -11,10 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import version_converter
-
-_OPSET = 13  # the first in which DequantizeLinear has an axis, so that weights can have a scale per channel
 
 
 @dataclass(frozen=True)
@@ -38,23 +34,3 @@ class Task:
         """One image after another, as a batch of one."""
         count = len(next(iter(self.images.values())))
         return ({name: array[i : i + 1] for name, array in self.images.items()} for i in range(count))
-
-    def ready(self) -> Path:
-        """The model, raised to the opset that scales per channel need by onnx's own converter where it is older.
-
-        A model whose converted form onnxruntime refuses stays as it is.
-        """
-        model = onnx.load(self.model)
-        opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-        if opset >= _OPSET:
-            return self.model
-        import onnxruntime
-
-        path = self.result.with_suffix(".raised.onnx")
-        try:
-            onnx.save(version_converter.convert_version(model, _OPSET), path)
-            onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        except Exception as error:  # the converter and onnxruntime raise what they like
-            print(f"opset {opset} stays: {error}", file=sys.stderr)
-            return self.model
-        return path
