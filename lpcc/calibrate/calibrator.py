@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from lpcc.calibrate.histograms import Array, Histogram
+from lpcc.calibrate.histograms import Array
 from lpcc.calibrate.probes import attach
+from lpcc.calibrate.streams import Statistics, Stream
 
 if TYPE_CHECKING:
     import onnx
 
-    from lpcc.data import Dataset
+    from lpcc.data import Batch, Dataset
+    from lpcc.runtime import Session
 
 _WANTED = 1 << 18
 """Values of a feature map that are binned in all, about."""
@@ -23,61 +23,15 @@ _PER_SAMPLE = (256, 8192)
 """Least and greatest number of those that come from one image."""
 _BATCH_VALUES = 1 << 22
 """Values of all wanted tensors together that a batch may have: they should stay in the processor's cache."""
-_PENDING = 1 << 16
-"""Values that are binned at once."""
+_ENOUGH = 250
+"""Images that each tensor is looked at on, if there are so many."""
+_MOST_TURNS = 4
+_BLOCK = 32
+"""Images that follow each other in one turn; greatest batch."""
 
-
-@dataclass
-class Statistics:
-    """What a tensor held."""
-
-    histogram: Histogram
-    channel_means: Array
-    """Mean of each channel (axis 1), float64; of the binned values. One mean for a tensor without that axis."""
-
-
-class _Stream:
-    """Values on their way into a histogram, binned in large portions: small ones cost more in calls than in work."""
-
-    def __init__(self, per_sample: int) -> None:
-        self._per_sample = per_sample
-        self._histogram = Histogram()
-        self._samples: list[Array] = []
-        self._lows: list[Array] = []
-        self._highs: list[Array] = []
-        self._count = 0
-        self._sums: Array = np.zeros(1)
-        self._rows = 0
-
-    def add(self, sample: Array, low: Array, high: Array) -> None:
-        """Take in a sample, and arrays that have the extremes of all the values among them."""
-        if sample.ndim == 0:
-            sample = sample.reshape(1)
-        if self._samples and sample.shape[1:] != self._samples[0].shape[1:]:
-            self._flush()  # images of another size
-        self._samples.append(sample)
-        self._lows.append(low)
-        self._highs.append(high)
-        self._count += sample.size
-        if self._count >= _PENDING:
-            self._flush()
-
-    def finish(self) -> Statistics:
-        self._flush()
-        return Statistics(self._histogram, self._sums / max(self._rows, 1))
-
-    def _flush(self) -> None:
-        if self._count:
-            values = np.concatenate(self._samples)
-            others = tuple(axis for axis in range(values.ndim) if axis != 1)
-            self._sums = self._sums + values.sum(axis=others).astype(np.float64)
-            self._rows += values.size // (values.shape[1] if values.ndim > 1 else 1)
-            lows, highs = (np.concatenate([part.reshape(-1) for part in parts]) for parts in (self._lows, self._highs))
-            rows = values.reshape(len(values), -1)
-            step = _step(rows.shape[1] // self._per_sample, values.shape[-1])
-            self._histogram.add(rows[:, ::step], float(lows.min()), float(highs.max()))
-        self._samples, self._lows, self._highs = [], [], []
-        self._count = 0
+Extremes = Literal["sampled", "image", "all"]
+"""Of what the extremes are exact: of nothing but the values looked at, of all values of the images looked at, of all
+values of all images."""
 
 
 def collect(
@@ -86,14 +40,18 @@ def collect(
     data: Dataset,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     *,
-    exact_extremes: bool = False,
+    extremes: Extremes = "sampled",
+    batch_size: int | None = None,
+    threads: int = 1,
 ) -> dict[str, Statistics]:
     """Run `model` over `data` once and gather the statistics of the named float32 tensors of its main graph, by name.
 
-    Of a large feature map the same grid of pixels is looked at in each image, so the result does not depend on the
-    batch size; with `exact_extremes` its least and greatest value are those of all pixels, which takes longer.
-    `progress` is told the images done and their number. Tensors of other types, and those that held no finite number,
-    are left out of the result. Nothing of `model` is changed.
+    Of a large feature map the same grid of pixels is looked at in each image. Where there are many images the tensors
+    take turns, each with at least 250 images spread over all; blocks of images, not batches, change turns. So the
+    result does not depend on the batch size (chosen to suit the processor's cache where it is None). `extremes` says
+    of what the least and the greatest value are to be those: the more, the longer it takes. `progress` is told the
+    images done and their number. Tensors of other types, and those that held no finite number, are left out of the
+    result. Nothing of `model` is changed.
 
     Raises:
         ModelError: onnxruntime cannot run the model, or makes no tensor of such a name.
@@ -114,35 +72,95 @@ def collect(
         for name in wanted
         if isinstance(value := values[name], np.ndarray) and value.dtype == np.float32 and value.size
     }
-    per_sample = int(np.clip(_WANTED // total, *_PER_SAMPLE))
-    probed = with_outputs(model, ())  # a copy
-    probes = attach(
-        probed,
-        {name: shape for name, shape in shapes.items() if name not in inputs},
-        per_sample,
-        exact_extremes=exact_extremes,
-    )
-    outputs = [name for probe in probes.values() for name in probe.outputs]
-    session = Session(with_outputs(probed, outputs))
-    streams = {name: _Stream(per_sample) for name in shapes}
+    values = {}
+    turns = int(np.clip(total // _ENOUGH, 1, _MOST_TURNS))
+    per_sample = int(np.clip(_WANTED * turns // total, *_PER_SAMPLE))
+    streams = {name: Stream(per_sample, int(np.prod(shape))) for name, shape in shapes.items()}
+    run = _Run(model, shapes, per_sample, extremes, turns, threads)
     values_per_sample = sum(int(np.prod(shape)) for shape in shapes.values())
-    for batch in data.batches(max(1, min(32, _BATCH_VALUES // max(1, values_per_sample)))):
-        found = session.run(batch.feeds, outputs)
-        for name, stream in streams.items():
-            if name in probes:
-                sample, low, high = probes[name].read(found)
-            else:
-                sample = low = high = batch.feeds[name]
-            stream.add(batch.valid(sample), low, high)
+    for batch in data.batches(batch_size or max(1, min(_BLOCK, _BATCH_VALUES // max(1, values_per_sample)))):
+        run.add(batch, done, streams)
         done += batch.count
         progress(done, total)
-    statistics = {name: stream.finish() for name, stream in streams.items()}
-    return {name: found for name, found in statistics.items() if found.histogram.low <= found.histogram.high}
+    found = {name: stream.finish() for name, stream in streams.items()}
+    return {name: statistics for name, statistics in found.items() if np.isfinite(statistics.histogram.low)}
 
 
-def _step(least: int, row: int) -> int:
-    """A stride of `least` or a little more that has no divisor in common with the row length: it visits all columns."""
-    step = max(1, least)
-    while math.gcd(step, row) > 1:
-        step += 1
-    return step
+class _Run:
+    """A model with probes, and a session for each turn, in which some of the tensors are looked at."""
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        shapes: Mapping[str, tuple[int, ...]],
+        per_sample: int,
+        extremes: Extremes,
+        turns: int,
+        threads: int,
+    ) -> None:
+        from lpcc.runtime import with_outputs
+
+        self._model = with_outputs(model, ())  # a copy
+        self._inputs = {info.name for info in model.graph.input}
+        self._probes = attach(self._model, shapes, per_sample, exact_extremes=extremes != "sampled")
+        self._turns = turns
+        self._threads = threads
+        self._open = set(shapes) if extremes == "all" else set()
+        """Tensors whose extremes are looked for also when it is not their turn."""
+        self._settled = extremes != "all"
+        self._sessions = [self._session(turn) for turn in range(turns)]
+
+    def add(self, batch: Batch, start: int, streams: Mapping[str, Stream]) -> None:
+        """Run a batch whose first image is number `start` and hand on what is found."""
+        if not self._settled and start >= _BLOCK:
+            self._settle(streams)
+        turns = (np.arange(start, start + batch.count) // _BLOCK) % self._turns
+        for turn in np.unique(turns):
+            session, outputs = self._sessions[turn]
+            values = {**batch.feeds, **session.run(batch.feeds, outputs)}
+            rows = None if (turns == turn).all() else np.flatnonzero(turns == turn)
+            images = batch.count if rows is None else len(rows)
+            for place, (name, probe) in enumerate(self._probes.items()):
+                is_turn = place % self._turns == turn
+                if not is_turn and name not in self._open:
+                    continue
+                low = np.zeros((images, 1), np.float32) if probe.low is None else _part(batch, values[probe.low], rows)
+                high = _part(batch, values[probe.high], rows)
+                if is_turn:
+                    streams[name].add(_part(batch, probe.taken(values[probe.sample]), rows), images, low, high)
+                else:
+                    streams[name].widen(low, high)
+
+    def _settle(self, streams: Mapping[str, Stream]) -> None:
+        """Look no more for extremes that have reached what limits them, once some images were seen.
+
+        Feature maps behind a Clip, the largest ones of many a network, reach both its ends in the first image.
+        """
+        self._settled = True
+        for name, probe in self._probes.items():
+            streams[name].flush()
+            if probe.limits == (streams[name].low, streams[name].high):
+                self._open.discard(name)
+        self._sessions = [self._session(turn) for turn in range(self._turns)]
+
+    def _session(self, turn: int) -> tuple[Session, list[str]]:
+        """A session in which the tensors whose turn it is are sampled, and its outputs."""
+        from lpcc.runtime import Session, with_outputs
+
+        outputs: list[str | None] = []
+        for place, (name, probe) in enumerate(self._probes.items()):
+            if place % self._turns == turn:
+                outputs += [probe.sample, probe.low, probe.high]
+            elif name in self._open:
+                outputs += [probe.low, probe.high]
+        named = list(dict.fromkeys(name for name in outputs if name is not None and name not in self._inputs))
+        return Session(with_outputs(self._model, named), threads=self._threads), named
+
+
+def _part(batch: Batch, values: Array, rows: Array | None) -> Array:
+    """What belongs to some images of a batch, to all that count where `rows` is None."""
+    values = batch.valid(values)
+    if rows is None or values.ndim == 0 or len(values) % batch.count:
+        return values
+    by_image = values.reshape(batch.count, -1, *values.shape[1:])
+    return by_image[rows].reshape(-1, *values.shape[1:])

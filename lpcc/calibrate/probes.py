@@ -8,6 +8,7 @@ of its convolutions, so that the tensors need not even be converted.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -22,35 +23,32 @@ if TYPE_CHECKING:
 _GRID = 3
 """Least number of rows and of columns of the grid: a single pixel would be a corner, where convolutions see padding."""
 
-_ZERO = np.zeros(1, dtype=np.float32)
-_FROM_ZERO = {"Relu", "Sigmoid", "HardSigmoid", "Softmax"}
+_UNIT = (0.0, 1.0)
+_LIMITS = {"Relu": (0.0, math.inf), "Sigmoid": _UNIT, "HardSigmoid": _UNIT, "Softmax": _UNIT}
+_AXES_ARE_INPUTS = 18  # opset from which ReduceMin has its axes as an input
+
+Limits = tuple[float, float]
+"""What an operator limits its output to."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """The outputs that tell about one tensor: its values or some of them, and where there are more, its extremes."""
+    """The arrays that tell about one tensor, by name: the tensor itself, or what nodes of the model made of it."""
 
     sample: str
-    low: str | None = None
-    """Output with the minimum."""
-    high: str | None = None
-    """Output with maxima, the greatest of which is the tensor's."""
+    """Its values, or some of them."""
+    low: str | None
+    """What has the least value of each image in it; None where that is zero."""
+    high: str
+    """What has the greatest value of each image in it."""
+    limits: Limits = (-math.inf, math.inf)
+    """What the tensor's maker limits it to."""
+    steps: tuple[int, int] | None = None
+    """Strides over height and width by which the sample is still to be taken, of the array `sample`."""
 
-    @property
-    def outputs(self) -> list[str]:
-        """Names of the outputs."""
-        return [name for name in (self.sample, self.low, self.high) if name is not None]
-
-    def read(self, values: Mapping[str, Array]) -> tuple[Array, Array, Array]:
-        """The sample, and arrays with the least and with the greatest value of the tensor in them.
-
-        The least is taken to be zero where there is no output for it: that is what the tensor's maker limits it to.
-        """
-        sample = values[self.sample]
-        if self.high is None:
-            return sample, sample, sample
-        low = _ZERO if self.low is None else values[self.low]
-        return sample, low, values[self.high]
+    def taken(self, values: Array) -> Array:
+        """The sample, from the array of that name."""
+        return values if self.steps is None else values[:, :, :: self.steps[0], :: self.steps[1]]
 
 
 def attach(
@@ -61,30 +59,45 @@ def attach(
     Of a feature map with more than `wanted` values about that many are left of each image. Its extremes are those of
     all its values if they are to be exact, which takes a good part of the time, else those of the values that are left.
     """
-    from onnx import helper
+    from onnx import helper, numpy_helper
 
+    inputs = {info.name for info in model.graph.input}
     makers = {name: node for node in model.graph.node for name in node.output}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
+    axes = [1, 2, 3]
+    if opset >= _AXES_ARE_INPUTS:
+        model.graph.initializer.append(numpy_helper.from_array(np.array(axes), _AXES))
     probes = {}
     for name, shape in shapes.items():
+        limits = _limits(makers.get(name), constants)
         if len(shape) != 4 or int(np.prod(shape[1:])) <= wanted:
-            probes[name] = Probe(name)
+            probes[name] = Probe(name, name, name, limits)
             continue
         steps = _steps(shape, wanted)
-        probe = Probe(
-            sample=f"{name}/sample",
-            low=f"{name}/low" if exact_extremes and not _is_from_zero(makers.get(name), constants) else None,
-            high=f"{name}/high" if exact_extremes else None,
-        )
-        model.graph.node.append(
-            helper.make_node("MaxPool", [name], [probe.sample], kernel_shape=[1, 1], strides=list(steps))
-        )
-        if probe.high is not None:
-            model.graph.node.append(helper.make_node("GlobalMaxPool", [name], [probe.high]))
-        if probe.low is not None:
-            model.graph.node.append(helper.make_node("ReduceMin", [name], [probe.low], keepdims=0))
-        probes[name] = probe
+        if name in inputs:
+            probes[name] = Probe(name, name, name, limits, steps)
+            continue
+        sample, low, high = (f"{name}/{what}" for what in ("sample", "low", "high"))
+        pooling = helper.make_node("MaxPool", [name], [sample], kernel_shape=[1, 1], strides=list(steps))
+        model.graph.node.append(pooling)
+        if not exact_extremes:
+            probes[name] = Probe(sample, sample, sample, limits)
+            continue
+        model.graph.node.append(helper.make_node("GlobalMaxPool", [name], [high]))
+        if limits[0] == 0.0:
+            probes[name] = Probe(sample, None, high, limits)
+            continue
+        if opset >= _AXES_ARE_INPUTS:
+            least = helper.make_node("ReduceMin", [name, _AXES], [low], keepdims=0)
+        else:
+            least = helper.make_node("ReduceMin", [name], [low], keepdims=0, axes=axes)
+        model.graph.node.append(least)
+        probes[name] = Probe(sample, low, high, limits)
     return probes
+
+
+_AXES = "lpcc_probe_axes"
 
 
 def _steps(shape: tuple[int, ...], wanted: int) -> tuple[int, int]:
@@ -94,13 +107,17 @@ def _steps(shape: tuple[int, ...], wanted: int) -> tuple[int, int]:
     return tuple(max(1, min(int(np.ceil(share)), (size - 1) // (_GRID - 1))) for size in (height, width))  # type: ignore[return-value]
 
 
-def _is_from_zero(node: onnx.NodeProto | None, constants: Mapping[str, onnx.TensorProto]) -> bool:
+def _limits(node: onnx.NodeProto | None, constants: Mapping[str, onnx.TensorProto]) -> Limits:
     from onnx import numpy_helper
 
     if node is None or node.domain not in ("", "ai.onnx"):
-        return False
+        return -math.inf, math.inf
     if node.op_type != "Clip":
-        return node.op_type in _FROM_ZERO
-    if len(node.input) < 2 or node.input[1] not in constants:
-        return False
-    return bool(numpy_helper.to_array(constants[node.input[1]]) == 0)
+        return _LIMITS.get(node.op_type, (-math.inf, math.inf))
+    ends = [-math.inf, math.inf]
+    for place, name in enumerate(node.input[1:3]):
+        if name in constants:
+            ends[place] = float(numpy_helper.to_array(constants[name]).reshape(()))
+        elif name:
+            return -math.inf, math.inf
+    return ends[0], ends[1]

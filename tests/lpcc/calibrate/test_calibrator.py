@@ -32,7 +32,7 @@ def made(count, batch="N"):
 
 def test_extremes_are_exact_and_samples_fair():
     model, values, data = made(30)
-    found = collect(model, NAMES, data, exact_extremes=True)
+    found = collect(model, NAMES, data, extremes="all")
     assert set(found) == {"x", "a", "r", "c", "y"}  # integers have no range
     a = 2 * values
     expected = {"x": values, "a": a, "r": np.maximum(a, 0), "c": np.clip(a, 0, 6), "y": a.mean((2, 3))}
