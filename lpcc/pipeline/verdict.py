@@ -45,10 +45,11 @@ def int8_verdict(graph: gs.Graph, target: Target, sizes: Mapping[str, int] | Non
     """Predicted latency of an annotated float graph against that of its int8 version, both after the exact passes.
 
     None where nothing of it can become int8: the target has no such kernels, or the network has no such layers, or is
-    quantised already, or takes no time at all. The graph is not changed.
+    quantised already, or takes no time at all. Where nothing of it pays, the price is that of all that can be int8. The
+    graph is not changed.
     """
     ctx = Context(target=target)
-    *exact, quantize = Pipeline.parse("exact,quantize").passes
+    *exact, quantize, everything = Pipeline.parse("exact,quantize,quantize{min-work=0}").passes
     work = clone(graph)
     annotate(work)
     for item in exact:
@@ -56,7 +57,7 @@ def int8_verdict(graph: gs.Graph, target: Target, sizes: Mapping[str, int] | Non
             ctx.invalidate()
     model = CostModel(target)
     before = model.estimate(work, sizes)
-    if not quantize.sketch(work, ctx):
+    if not (quantize.sketch(work, ctx) or everything.sketch(work, ctx)):
         return None
     annotate(work)
     after = model.estimate(work, sizes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import onnx_graphsurgeon as gs
@@ -13,7 +13,11 @@ from lpcc.passes.quantize.operators import SHRINKS, Bounds, Operation, Role, act
 from lpcc.passes.quantize.regions import idle_regions
 from lpcc.pipeline import Changes
 
-_SKIPPED = "named in `skip`"
+SKIPPED = "named in `skip`"
+KEPT = "named in `keep`"
+_SLOWER = "is predicted to take longer on integers here, with the conversions that they need"
+_PICKY = frozenset({"AveragePool", "MaxPool", "ReduceMax", "Resize"})
+"""Operators whose integer kernels are slow on what no integer kernel made: then the layout is the wrong one."""
 _LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
@@ -67,8 +71,8 @@ class Placement:
 class Planner:
     """Chooses the integer kernels of one graph: as many as possible, less those that only convert back and forth."""
 
-    def __init__(self, graph: gs.Graph, skip: frozenset[str], changes: Changes, least_work: float = 0.0) -> None:
-        """`least_work` is for `lpcc.passes.quantize.regions.idle_regions`."""
+    def __init__(self, graph: gs.Graph, left: Mapping[str, str], changes: Changes, least_work: float = 0.0) -> None:
+        """`left` says by name of a node why it stays in float; `least_work` is that of `idle_regions`."""
         self._graph = graph
         self._least_work = least_work
         self._changes = changes
@@ -76,22 +80,27 @@ class Planner:
         self._units: dict[int, Unit] = {}  # by id of the node, and of its tail
         self._reasons: dict[int, str] = {}  # by id of the node: why it is left alone
         for node in graph.nodes:
-            self._consider(node, skip)
+            self._consider(node, left)
 
-    def place(self) -> Placement:
-        """The placement. Refusals go to the changes."""
+    def place(self, slower: Callable[[Sequence[Unit]], Sequence[Unit]] | None = None) -> Placement:
+        """The placement. Refusals go to the changes. `slower` says which of the units had better stay in float."""
         self._drop_islands()
         self._drop_idle_regions()
+        if slower is not None:
+            for loser in slower([unit for _, unit in self._each()]):
+                self._drop(loser, _SLOWER)
+            self._drop_picky()
         self._refuse()
         units = [unit for node in self._graph.nodes if (unit := self._units.get(id(node))) and unit.node is node]
         placement = Placement(units)
         for unit in units:
-            if edit.op(unit.node) in ("Gemm", "MatMul") and not any(self._is_read_as_integer(t) for t in unit.results):
+            writes_float = edit.op(unit.node) in ("Gemm", "MatMul") and unit.tail is None
+            if writes_float and not any(self._is_read_as_integer(t) for t in unit.results):
                 placement.float_results.update(id(t) for t in unit.results)
         _Scales(placement, self._edit).share()
         return placement
 
-    def _consider(self, node: gs.Node, skip: frozenset[str]) -> None:
+    def _consider(self, node: gs.Node, left: Mapping[str, str]) -> None:
         if id(node) in self._units:
             return  # the activation of a unit
         found = operation(node)
@@ -100,8 +109,8 @@ class Planner:
         if isinstance(found, str):
             self._reasons[id(node)] = found
             return
-        if edit.label(node) in skip:
-            self._reasons[id(node)] = _SKIPPED
+        if edit.label(node) in left:
+            self._reasons[id(node)] = left[edit.label(node)]
             return
         unit = Unit(node, found)
         after = self._edit.only_user(node.outputs[0])
@@ -132,6 +141,15 @@ class Planner:
                 for unit in region:
                     self._drop(unit, "does too little between float operators to pay for converting to int8 and back")
 
+    def _drop_picky(self) -> None:
+        """Drop what is slow on integers that come from float operators, until nothing changes."""
+        waiting = [unit for _, unit in self._each() if edit.op(unit.node) in _PICKY]
+        while waiting:
+            unit = waiting.pop()
+            if self._units.get(id(unit.node)) is unit and not all(self._is_made_as_integer(t) for t in unit.operands):
+                self._drop(unit, _SLOWER)
+                waiting += [other for other in self._neighbours(unit) if edit.op(other.node) in _PICKY]
+
     def _drop(self, unit: Unit, reason: str) -> None:
         del self._units[id(unit.node)]
         if unit.tail is not None:
@@ -142,7 +160,7 @@ class Planner:
         """Report what is left alone: layers with weights and those to be skipped, others if they read integers."""
         for node in self._graph.nodes:
             reason = self._reasons.get(id(node))
-            is_asked = reason == _SKIPPED or edit.op(node) in _LAYERS
+            is_asked = reason in (SKIPPED, KEPT) or edit.op(node) in _LAYERS
             if reason is not None and (is_asked or any(self._is_made_as_integer(t) for t in node.inputs)):
                 self._changes.refuse(node, reason)
             for body in edit.subgraphs(node):

@@ -21,11 +21,11 @@ from lpcc.graph import clone, to_proto
 from lpcc.passes.quantize.bits import WeightBits, Width, parse_bits, raised, with_weights
 from lpcc.passes.quantize.emit import WeightScheme, Writer
 from lpcc.passes.quantize.operators import Role
-from lpcc.passes.quantize.placement import Placement, Planner
+from lpcc.passes.quantize.placement import Placement
+from lpcc.passes.quantize.placing import Wishes, place
 from lpcc.passes.quantize.refine import Factors, Group, closest, refine
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 
-_MIN_WORK = 32.0
 Scheme = tuple[np.dtype, WeightScheme]
 """Type of the activations, and how weights are quantised."""
 
@@ -70,15 +70,20 @@ class Quantize(Pass):
     reduce_range: bool | None = None
     """Whether weights use 7 bits, so that 16-bit sums do not saturate; by default as the target says."""
     min_work: Annotated[float, Range(min=0)] | None = None
-    """Multiply-accumulates for each value converted on its border that an integer region must at least do; by default
-    32 for onnxruntime, whose float kernels are fast, and 0 for the runtimes of microcontrollers."""
+    """Multiply-accumulates for each value converted on its border that an integer region must at least do; 0 asks for
+    all integer kernels that there are. By default the prices of the target's cost model decide for onnxruntime, whose
+    float kernels are fast, and microcontrollers get all."""
     weight_bits: WeightBits = 8
     """Bits of a weight; with fewer than 8 the file is smaller, kernels stay those of int8."""
     bits: tuple[str, ...] = ()
     """Bits of single layers, as ``"conv1=4"``: 2, 4, 8, ``4+8:25%`` (a quarter of the output channels, those that lose
     most, keeps 8), 16 (activations of 16 bits where the target's runtime has kernels for them) or float."""
     skip: tuple[str, ...] = ()
-    """Names of layers to be kept in float."""
+    """Names of layers to be kept in float; the guard adds those that it takes back."""
+    keep: tuple[str, ...] = ()
+    """Names of nodes to be kept in float, by the user; ``*`` stands for anything. A name that fits none is an error."""
+    only: tuple[str, ...] = ()
+    """Names of the only nodes that may be quantised, in the same way, whether that pays or not; by default all may."""
 
     def __post_init__(self) -> None:
         parse_bits(self.bits)
@@ -122,12 +127,10 @@ class Quantize(Pass):
         return changes
 
     def _place(self, graph: gs.Graph, ctx: Context, changes: Changes) -> Placement:
-        min_work = self.min_work
-        if min_work is None:
-            min_work = _MIN_WORK if ctx.target is None or ctx.target.runtime == "onnxruntime" else 0.0
         widths = parse_bits(self.bits)
         in_float = frozenset(name for name, width in widths.items() if width is None or width.activations > 8)
-        placement = Planner(graph, frozenset(self.skip) | in_float, changes, min_work).place()
+        wishes = Wishes(frozenset(self.skip) | in_float, self.keep, self.only, self.min_work)
+        placement = place(graph, ctx, wishes, self._scheme(ctx), changes)
         for unit in placement.units:
             width = widths.get(edit.label(unit.node)) or Width(self.weight_bits)
             if unit.role is Role.CONTRACT and width.bits < 8:
@@ -173,7 +176,7 @@ class Quantize(Pass):
         missing = [t.name for t in placement.tensors() if t.name not in found]
         if missing:
             progress = partial(ctx.progress, "calibrate")
-            found.update(collect(model, missing, data, progress, exact_extremes=exact))
+            found.update(collect(model, missing, data, progress, extremes="all" if exact else "sampled"))
 
         def emit(graph: gs.Graph, placement: Placement, factors: Factors) -> None:
             means = {name: statistics.channel_means for name, statistics in found.items()}

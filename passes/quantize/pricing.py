@@ -1,0 +1,177 @@
+"""What each unit costs in float and on integers, by the target's cost model, and so which of them pay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_graphsurgeon as gs
+from onnx import TensorProto, helper
+
+from lpcc import edit
+from lpcc.analysis.shapes import Shapes, bind
+from lpcc.analysis.types import annotate
+from lpcc.cost import CostModel
+from lpcc.cost.machine import Network
+from lpcc.formats.affine import activation_params
+from lpcc.graph import clone, from_proto
+from lpcc.passes.quantize.cut import Choice, Wire, cheapest
+from lpcc.passes.quantize.emit import WeightScheme, Writer
+from lpcc.passes.quantize.placement import Placement, Unit
+
+if TYPE_CHECKING:
+    from lpcc.analysis.kernels import Kernel
+    from lpcc.target import Target
+
+_SIZES = ((16, 8), (64, 56))
+"""Channels and pixels per side of the two feature maps that conversions are priced on."""
+
+Plan = Callable[[gs.Graph], Placement]
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Prices of kernels on one target, in microseconds."""
+
+    target: Target
+    scheme: tuple[np.dtype, WeightScheme]
+    sizes: Mapping[str, int]
+    """Values of dimensions that the model leaves open, as `lpcc.analysis.shapes.bind` takes them."""
+
+    def slower(self, graph: gs.Graph, units: Sequence[Unit], plan: Plan) -> list[Unit]:
+        """The units that are better left in float. `plan` places the same units on a copy of the graph."""
+        shapes = bind(graph, self.sizes)
+        twin = clone(graph)
+        placement = plan(twin)
+        if len(placement.units) != len(units) or not units:
+            return []
+        owners = _written(twin, placement, *self.scheme)
+        in_float = self._spent(
+            graph, {id(n): i for i, u in enumerate(units) for n in (u.node, u.tail) if n is not None}
+        )
+        on_integers = self._spent(twin, owners)
+        choices = {i: Choice(in_float.get(i, 0.0), on_integers.get(i, 0.0)) for i in range(len(units))}
+        kept = cheapest(choices, _wires(graph, units, shapes, self._conversion()))
+        return [unit for i, unit in enumerate(units) if i not in kept]
+
+    def _spent(self, graph: gs.Graph, owners: Mapping[int, int]) -> dict[int, float]:
+        """Microseconds of the kernels by their owner's key; `owners` go by id of a node."""
+        spent: dict[int, float] = {}
+        for kernel, cost in self._priced(graph, bind(graph, self.sizes)):
+            nodes = [kernel.node, *kernel.nodes]
+            owner = next((owners[id(node)] for node in nodes if id(node) in owners), None)
+            if owner is not None:
+                spent[owner] = spent.get(owner, 0.0) + cost
+        return spent
+
+    def _priced(self, graph: gs.Graph, shapes: Shapes) -> list[tuple[Kernel, float]]:
+        kernels = CostModel(self.target).kernels(graph, shapes)
+        network = Network(kernels)
+        machine = self.target.machine
+        return [(kernel, machine.price(kernel, network, self.target).latency_us) for kernel in kernels]
+
+    def _conversion(self) -> Callable[[int, bool, bool], float]:
+        """Microseconds of a conversion of so many values, to integers or back, with what it does to the layout or not.
+
+        Found by pricing a network of three convolutions of which the one in the middle is on integers; linear between
+        two sizes.
+        """
+        points = []
+        for channels, side in _SIZES:
+            graph = _sandwich(channels, side, self.scheme[0])
+            into, out, stage = [0.0, 0.0], [0.0, 0.0], 0
+            for kernel, cost in self._priced(graph, bind(graph)):
+                if kernel.macs:
+                    stage += 1
+                elif stage in (1, 2):
+                    counted = into if stage == 1 else out
+                    counted[0] += cost
+                    counted[1] += cost if kernel.kind in ("quantize", "dequantize") else 0.0
+            points.append((float(channels * side * side), (into, out)))
+        (small, few), (large, many) = points
+
+        def price(values: int, back: bool, bare: bool) -> float:
+            a, b = few[back][bare], many[back][bare]
+            slope = max(0.0, (b - a) / (large - small))
+            return max(0.0, a - slope * small) + slope * values
+
+        return price
+
+
+def _written(graph: gs.Graph, placement: Placement, activations: np.dtype, weights: WeightScheme) -> dict[int, int]:
+    """Write a placement with ranges made up; by id of a node the place of the unit that it belongs to."""
+    params = {}
+    for key in placement.measured:
+        least, most = placement.bounds.get(key, (-np.inf, np.inf))
+        params[key] = activation_params(max(-1.0, least), min(1.0, most), activations)
+    with edit.Edit(graph) as editing:
+        writer = Writer(editing, placement, params, weights, {})
+        writer.write()
+    return _owners(placement.units)
+
+
+def _owners(units: Sequence[Unit]) -> dict[int, int]:
+    """By id of a node the place of the unit that it belongs to."""
+    return {id(node): place for place, unit in enumerate(units) for node in (unit.node, unit.tail) if node is not None}
+
+
+def _wires(
+    graph: gs.Graph, units: Sequence[Unit], shapes: Shapes, price: Callable[[int, bool, bool], float]
+) -> list[Wire]:
+    """The tensors between the units, and between them and the rest of the graph."""
+    makers = {id(t): i for i, unit in enumerate(units) for t in unit.results}
+    readers: dict[int, list[int]] = {}
+    tensors: dict[int, gs.Tensor] = {}
+    for i, unit in enumerate(units):
+        for tensor in [*unit.operands, *unit.results]:
+            tensors[id(tensor)] = tensor
+        for tensor in unit.operands:
+            readers.setdefault(id(tensor), []).append(i)
+    returned = {id(t) for t in graph.outputs}
+    wires = []
+    for key, tensor in tensors.items():
+        inside: list[int | None] = list(readers.get(key, []))
+        count = shapes.elements(tensor)
+        is_given = len(tensor.inputs) == 0
+        to_float = price(count, True, False)
+        if key in makers and edit.op(units[makers[key]].node) in ("Gemm", "MatMul") and units[makers[key]].tail is None:
+            to_float = 0.0  # these can write float themselves
+        if key in returned or len(tensor.outputs) > len(inside):
+            inside.append(None)
+        wires.append(Wire(makers.get(key), inside, price(count, False, is_given), to_float))
+    return wires
+
+
+def _sandwich(channels: int, side: int, dtype: np.dtype) -> gs.Graph:
+    """Three 1x1 convolutions of which the one in the middle is on integers."""
+    shape = [1, channels, side, side]
+    kind = TensorProto.INT8 if dtype == np.int8 else TensorProto.UINT8
+    kernel = [channels, channels, 1, 1]
+    constants = [
+        helper.make_tensor("w", TensorProto.FLOAT, kernel, np.ones(channels * channels, np.float32)),
+        helper.make_tensor("v", TensorProto.INT8, kernel, np.ones(channels * channels, np.int8)),
+        helper.make_tensor("s", TensorProto.FLOAT, [], [1.0]),
+        helper.make_tensor("z", kind, [], [0]),
+        helper.make_tensor("u", TensorProto.INT8, [], [0]),
+    ]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("QuantizeLinear", ["a", "s", "z"], ["b"]),
+        helper.make_node("DequantizeLinear", ["b", "s", "z"], ["c"]),
+        helper.make_node("DequantizeLinear", ["v", "s", "u"], ["k"]),
+        helper.make_node("Conv", ["c", "k"], ["d"]),
+        helper.make_node("QuantizeLinear", ["d", "s", "z"], ["e"]),
+        helper.make_node("DequantizeLinear", ["e", "s", "z"], ["f"]),
+        helper.make_node("Conv", ["f", "w"], ["y"]),
+    ]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", "y")]
+    model = helper.make_model(
+        helper.make_graph(nodes, "sandwich", ends[:1], ends[1:], constants),
+        opset_imports=[helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    graph = from_proto(model)
+    annotate(graph)
+    return graph
