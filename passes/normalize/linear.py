@@ -94,7 +94,7 @@ class Linear:
             return True
         return edit.attr(self.node, "auto_pad", "NOTSET") == "NOTSET" and any(edit.attr(self.node, "pads", []))
 
-    def _unpack(self) -> np.ndarray:
+    def unpack(self) -> np.ndarray:
         """The weights as (G, M, C, K) in double precision."""
         values: np.ndarray = _wide(self.weight.values)
         groups, outputs, inputs = self._axes
@@ -119,7 +119,7 @@ class Linear:
         place for a shift.
         """
         factor = np.broadcast_to(scale, (self.outputs,)).reshape(self.groups, -1, 1, 1)
-        weights = self._unpack()
+        weights = self.unpack()
         scaled = weights * factor
         self._check_range(weights, scaled, factor, axes=(2, 3))
         bias = self.bias
@@ -138,7 +138,7 @@ class Linear:
         if edit.attr(node, "transA", 0):
             raise NoMatch(f"Gemm `{edit.label(node)}` transposes its input")
         factor = np.broadcast_to(scale, (self.inputs,)).reshape(self.groups, 1, -1, 1)
-        weights = self._unpack()
+        weights = self.unpack()
         scaled = weights * factor
         self._check_range(weights, scaled, factor, axes=(1, 3))
         bias = self.bias
@@ -152,14 +152,14 @@ class Linear:
 
     def permute_inputs(self, e: edit.Edit, channels: np.ndarray) -> None:
         """Let the layer, of one group, take x where it took the channels `channels` of x, a permutation of them."""
-        old = self._unpack()
+        old = self.unpack()
         new = np.empty_like(old)
         new[:, :, channels] = old
         self._write(e, new, self.bias)
 
     def permute_groups(self, e: edit.Edit, channels: np.ndarray) -> None:
         """Let the layer, of as many groups as channels, take and give x where that was the channels `channels` of x."""
-        old = self._unpack()
+        old = self.unpack()
         new = np.empty_like(old)
         new[channels] = old
         bias = None
