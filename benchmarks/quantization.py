@@ -13,7 +13,7 @@ comes out is run by the onnxruntime that lpcc runs on:
 - SQNR in dB of the worst output, on up to `--evaluation` images that calibration did not see;
 - integer and float convolutions as onnxruntime executes them;
 - time of one image with one thread as a share of the float model's: medians of runs of all files in turns;
-- seconds and peak memory of quantising, the start of the program included.
+- seconds of one core and peak memory of quantising, the start of the program included.
 
 With --reuse the peers' files of an earlier run are kept, with --reuse all lpcc's too; only the rest is done again. A
 model is an entry of the zoo or a folder with model.onnx, calib.npz, eval.npz and preprocess.toml, such as
