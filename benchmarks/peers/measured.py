@@ -2,8 +2,8 @@
 
     python measured.py SECONDS GIGABYTES COMMAND...
 
-Prints the status of the command (124 if it took longer than SECONDS), the seconds that it had the core, which what else
-runs on the machine hardly changes, and the peak bytes of its largest process, as JSON on the last line. A process of its
+Prints as JSON on the last line: the status of the command, 124 if it took longer than SECONDS; the seconds that it had
+the core, which hardly depend on what else runs on the machine; the peak bytes of its largest process. A process of its
 own, as a process inherits the peak of the one that starts it.
 """
 
