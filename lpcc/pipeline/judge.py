@@ -95,13 +95,14 @@ class ImageJudge:
 
     def __call__(self, model: onnx.ModelProto) -> Judgement:
         """The judgement on a candidate."""
-        from lpcc.quality import compare
+        from lpcc.quality import class_outputs, compare
 
         try:
             candidate = self._session(model)
         except ModelError as error:
             raise PassError(f"after the approximate passes {error}; find the pass with `lpcc bisect`") from error
-        likeness = compare(self._reference, candidate, self._data.head(_COMPARED_SAMPLES))
+        data = self._data.head(_COMPARED_SAMPLES)
+        likeness = compare(self._reference, candidate, data, classes=class_outputs(self.original))
         metric = self._metric(likeness)
         if metric.needs_reference:
             name = metric.name

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from lpcc.quality.classes import Classes, class_outputs
 from lpcc.quality.compare import Comparison, Score, compare, compare_runs, evaluate, layer_sqnr
 from lpcc.quality.metric import BUILTIN, Metric, Tally, drop, parse_metric
 from lpcc.quality.tallies import Difference, Hits, in_top, same_choice, scores
 
 __all__ = [
     "BUILTIN",
+    "Classes",
     "Comparison",
     "Difference",
     "Hits",
     "Metric",
     "Score",
     "Tally",
+    "class_outputs",
     "compare",
     "compare_runs",
     "drop",

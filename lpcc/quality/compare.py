@@ -12,6 +12,7 @@ import numpy as np
 
 from lpcc.data import Batch, Dataset
 from lpcc.errors import DataError, ModelError
+from lpcc.quality.classes import Classes, class_outputs
 from lpcc.quality.metric import Metric
 from lpcc.quality.tallies import Difference, Hits, same_choice, scores
 from lpcc.runtime import Session, with_outputs
@@ -44,7 +45,7 @@ class Comparison:
     mean_relative_error: dict[str, float]
     max_relative_error: dict[str, float]
     agreements: dict[str, float]
-    """Percent of samples with the same highest score, for outputs that are class scores [N, C]."""
+    """Percent of samples, or of pixels, with the same highest score, for outputs that are class scores or maps."""
 
     @property
     def agreement(self) -> float | None:
@@ -120,17 +121,22 @@ def compare(
     *,
     batch: int = 16,
     progress: Callable[[int], None] | None = None,
+    classes: Mapping[str, Classes] | None = None,
 ) -> Comparison:
     """Outputs of two models with the same interface over all samples of a data set.
 
     A bare reference runs without onnxruntime's optimisations, a bare candidate with them; give Sessions to choose.
-    Outputs that are no tensors of numbers are left out. `progress` is told the samples done. Raises ModelError when the
-    candidate lacks an output or a model cannot run.
+    `classes` are the outputs that choose between classes (see `lpcc.quality.classes`); by default those of a reference
+    that is a model in memory, else all that have the shape of class scores. Outputs that are no tensors of numbers are
+    left out. `progress` is told the samples done. Raises ModelError when the candidate lacks an output or a model
+    cannot run.
     """
     original = _reference(reference)
     session = candidate if isinstance(candidate, Session) else Session(candidate)
     names = [spec.name for spec in original.outputs]
     _require(names, session)
+    if classes is None and not isinstance(reference, (Session, bytes, Path)):
+        classes = class_outputs(reference)
 
     def runs() -> Iterator[tuple[int, Mapping[str, Array], Mapping[str, Array]]]:
         samples = 0
@@ -140,15 +146,17 @@ def compare(
             if progress is not None:
                 progress(samples)
 
-    return compare_runs(runs(), names)
+    return compare_runs(runs(), names, classes)
 
 
 def compare_runs(
-    runs: Iterable[tuple[int, Mapping[str, Array], Mapping[str, Array]]], names: Sequence[str]
+    runs: Iterable[tuple[int, Mapping[str, Array], Mapping[str, Array]]],
+    names: Sequence[str],
+    classes: Mapping[str, Classes] | None = None,
 ) -> Comparison:
     """The named outputs of runs that took place: the number of samples in each, expected values, and those found.
 
-    Outputs that are no tensors of numbers on one side are left out.
+    Outputs that are no tensors of numbers on one side are left out. `classes` are those of `compare`.
     """
     differences: dict[str, Difference] = {}
     hits: dict[str, Hits] = {}
@@ -158,9 +166,9 @@ def compare_runs(
             if not _numeric(expected.get(name)) or not _numeric(found.get(name)):
                 continue
             differences.setdefault(name, Difference()).add(expected[name], found[name])
-            ours, theirs = scores(expected[name]), scores(found[name])
-            if ours is not None and theirs is not None:
-                hits.setdefault(name, Hits()).add(same_choice(ours, theirs))
+            same = _same(expected[name], found[name], None if classes is None else classes.get(name), classes is None)
+            if same is not None:
+                hits.setdefault(name, Hits()).add(same)
         samples += count
     return Comparison(
         samples,
@@ -170,6 +178,19 @@ def compare_runs(
         {name: d.max_relative_error for name, d in differences.items()},
         {name: h.percent for name, h in hits.items()},
     )
+
+
+def _same(expected: Array, found: Array, classes: Classes | None, by_shape: bool) -> Array | None:
+    """Per sample or pixel, whether both choose the same class; None for an output that is not about classes."""
+    if by_shape:
+        ours, theirs = scores(expected), scores(found)
+        return None if ours is None or theirs is None else same_choice(ours, theirs)
+    chosen = None if classes is None else classes.choice(expected)
+    if classes is None or chosen is None:
+        return None
+    other = classes.choice(found) if found.shape == expected.shape else None
+    same: Array = np.zeros(len(chosen), bool) if other is None else chosen == other
+    return same
 
 
 def layer_sqnr(
