@@ -163,6 +163,8 @@ _OPERATORS: dict[str, Callable[[gs.Node, list[Array]], Array]] = {
     "Max": lambda _, values: np.maximum.reduce(np.broadcast_arrays(*values)),
     "Min": lambda _, values: np.minimum.reduce(np.broadcast_arrays(*values)),
     "Mul": lambda _, values: values[0] * values[1],
+    "Neg": lambda _, values: -values[0],
+    "Relu": lambda _, values: np.maximum(values[0], 0),
     "Reshape": _reshape,
     "Slice": _slice,
     "Sub": lambda _, values: values[0] - values[1],

@@ -165,7 +165,12 @@ class _Walk:
                     self._convert(tensor, held)
                 kept = tensor if held is not None else self.integers.holder(tensor)
                 read.append(Held(kept, rules.dtype_of(tensor)))
-        for dequantize in self.integers.weights_of(nodes):  # runs at every inference, as this is no integer kernel
+        taken = []
+        for dequantize in self.integers.weights_of(nodes):
+            if self.runtime.reads_integers(node, dequantize):
+                taken.append(dequantize)
+                continue
+            # It runs at every inference, as this is no integer kernel.
             weight = Held(dequantize.outputs[0], rules.dtype_of(dequantize.outputs[0]))
             self.kernels.append(self._dequantize(dequantize, [], weight))
         if edit.subgraphs(node):
@@ -176,7 +181,7 @@ class _Walk:
         written = [Held(tensor, rules.dtype_of(tensor)) for tensor in results]
         dtype, scheme = self.runtime.number_format(node, op, self.facts)
         kind = self.runtime.kind(node, op, self.facts)
-        self._wait(nodes, self._kernel(op, kind, dtype, scheme, node, nodes, read, written))
+        self._wait(nodes, self._kernel(op, kind, dtype, scheme, node, (*nodes, *taken), read, written))
 
     def _returned(self, node: gs.Node) -> list[Held]:
         """What the nested graphs of a node return, and so hold until it has run."""

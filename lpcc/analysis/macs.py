@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis import rules
+from lpcc.analysis.decoding import makers
 from lpcc.analysis.packed import stored_constants
 from lpcc.analysis.shapes import Shapes, bind, bits, constant_of
 
@@ -163,9 +164,26 @@ def weights(node: gs.Node) -> list[gs.Constant]:
     return found
 
 
+def trained(node: gs.Node) -> list[gs.Tensor]:
+    """As `weights`, but tensors computed from constants as the node reads them; nothing of nodes that compute them."""
+    if len(node.outputs) == 1 and makers(node.outputs[0]) is not None:
+        return []
+    skipped = _NOT_WEIGHTS.get(edit.op(node), ())
+    computed = [t for i, t in enumerate(node.inputs) if i not in skipped and t.name and _is_decoded(t)]
+    return [*weights(node), *computed]
+
+
+def _is_decoded(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is computed from constants: floats, more than one, as many as can be told."""
+    if constant_of(tensor) is not None or rules.dtype_of(tensor).kind not in "fV":
+        return False
+    sized = tensor.shape is not None and all(isinstance(dim, int) for dim in tensor.shape)
+    return sized and prod(tensor.shape) > 1 and makers(tensor) is not None
+
+
 def parameters(graph: gs.Graph) -> int:
     """Trained parameters of a graph and the graphs nested in it; shared ones count once."""
-    distinct = {id(tensor): tensor for node in edit.nodes(graph) for tensor in weights(node)}
+    distinct = {id(tensor): tensor for node in edit.nodes(graph) for tensor in trained(node)}
     return sum(prod(tensor.shape) for tensor in distinct.values())
 
 
@@ -185,11 +203,17 @@ def stored_bytes(graph: gs.Graph) -> int:
     return _bytes(graph, _stored)
 
 
+def constant_bytes(graph: gs.Graph) -> int:
+    """Bytes of all constants that the nodes of a graph and of the graphs nested in it read, packed as in the file."""
+    distinct = {id(t): t for node in edit.nodes(graph) for t in map(constant_of, node.inputs) if t is not None}
+    return sum(-(-prod(tensor.shape) * bits(tensor) // 8) for tensor in distinct.values())
+
+
 def _stored(node: gs.Node) -> Iterable[gs.Tensor]:
     """What a node reads, without scales and zero points, and integers of few bits in place of what they become."""
     op = edit.op(node)
     if op not in rules.QUANTIZE | rules.DEQUANTIZE:
-        return node.inputs
+        return list(node.inputs)
     packed = stored_constants(node.inputs[0]) if op in rules.DEQUANTIZE else ()
     return packed or node.inputs[:1]
 

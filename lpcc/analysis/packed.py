@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis import rules
+from lpcc.analysis.decoding import codes
 
 Array = np.ndarray[Any, Any]
 
@@ -56,8 +57,11 @@ def parts(tensor: gs.Tensor, axis: int = 0) -> tuple[Part, ...]:
 
 
 def stored_constants(tensor: gs.Tensor) -> tuple[gs.Constant, ...]:
-    """The integer constants that a tensor consists of, joined along its first or second axis; itself if it is one."""
-    return tuple(part.stored for part in parts(tensor, 0) or parts(tensor, 1))
+    """The integer constants that a tensor consists of, joined along its first or second axis; itself if it is one.
+
+    Those behind a tensor that is computed from integers of few bits in any other way, too.
+    """
+    return tuple(part.stored for part in parts(tensor, 0) or parts(tensor, 1)) or tuple(codes(tensor))
 
 
 def values(found: Sequence[Part], axis: int) -> Array:

@@ -4,8 +4,9 @@
     energy = operations x their energy + bytes of buffer and DRAM x theirs
 
 What a layer's weights are is read from the graph: binary or ternary ones take a step, a sum of k powers of two takes k
-(LightNN, Ding et al. 2017). Others run on the multipliers of the fallback, and cost more. XNOR needs binary inputs too
-(XNOR-Net, Rastegari et al. 2016): layers that read what Sign has made; other binary layers run as additions.
+(LightNN, Ding et al. 2017), which may differ by filter (FLightNN, Ding et al. 2019). Others run on the multipliers of
+the fallback, and cost more. XNOR needs binary inputs too (XNOR-Net, Rastegari et al. 2016): layers that read what Sign
+has made; other binary layers run as additions.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ class Datapath:
         unit, steps, rate, picojoules = self._unit(kernel, form)
         operations = kernel.macs * steps
         cycles = operations / rate + (0 if kernel.macs else kernel.elements / self.elements_per_cycle)
-        weights = 0.0 if form is None else form.count * self._bits(unit, steps) / 8
+        weights = 0.0 if form is None else form.count * self._bits(unit, steps, form) / 8
         bits = 1.0 if unit == "xnor" else self.activation_bits
         read, written = (sum(o.elements for o in operands) for operands in (kernel.inputs, kernel.outputs))
         activations = (read * bits + written * self.activation_bits) / 8
@@ -85,19 +86,22 @@ class Datapath:
             return ()
         return (f"{dense} of {len(layers)} layers have weights of no special form and run on the multipliers",)
 
-    def _unit(self, kernel: Kernel, form: WeightForm | None) -> tuple[str, int, float, float]:
+    def _unit(self, kernel: Kernel, form: WeightForm | None) -> tuple[str, float, float, float]:
         """The unit that a kernel runs on, its steps for a weight, its rate and its energy per step."""
         if form is not None and form.shape in ("binary", "ternary"):
             if form.shape == "binary" and self.xnor_per_cycle and _binary_input(kernel):
                 return "xnor", 1, self.xnor_per_cycle, self.pj_xnor
             return "add", 1, self.adds_per_cycle, self.pj_add
         if form is not None and form.shape == "powers" and form.terms <= self.most_terms:
-            return "shift_add", form.terms, self.adds_per_cycle, self.pj_shift_add
+            return "shift_add", form.mean_terms, self.adds_per_cycle, self.pj_shift_add
         return "mac", 1, self.macs_per_cycle, self.pj_mac
 
-    def _bits(self, unit: str, steps: int) -> float:
-        """Bits in which a weight is stored: a sign, and 3 bits of exponent for each power of two."""
-        return {"xnor": 1.0, "add": 2.0, "shift_add": 4.0 * steps}.get(unit, self.activation_bits)
+    def _bits(self, unit: str, steps: float, form: WeightForm) -> float:
+        """Bits in which a weight is stored: those that tell its values apart, but no more than the activations have.
+
+        Nor more than a sign and 3 bits of exponent for each power of two.
+        """
+        return min(float(form.bits), 4.0 * steps if unit == "shift_add" else self.activation_bits)
 
 
 def _binary_input(kernel: Kernel) -> bool:

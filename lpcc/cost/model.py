@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.kernels import Kernel, kernels
-from lpcc.analysis.macs import parameters, stored_bytes, weight_bytes, weights
+from lpcc.analysis.macs import parameters, stored_bytes, trained, weight_bytes
 from lpcc.analysis.memory import Memory, memory
 from lpcc.analysis.runtimes import runtime_of
 from lpcc.analysis.shapes import Shapes, bind
@@ -146,7 +146,7 @@ class CostModel:
 
     def _layer(self, kernel: Kernel, shapes: Shapes, network: Network) -> LayerCost:
         price = self.target.machine.price(kernel, network, self.target)
-        trained = {id(t): t for node in kernel.nodes for t in weights(node)}
+        own = {id(t): t for node in kernel.nodes for t in trained(node)}
         return LayerCost(
             name=edit.label(kernel.node) + ("" if kernel.nodes else " (layout)"),
             op=edit.op(kernel.node) if kernel.nodes else kernel.op,
@@ -155,7 +155,7 @@ class CostModel:
             inputs=tuple(shapes.of(operand.tensor) or () for operand in kernel.inputs),
             outputs=tuple(shapes.of(operand.tensor) or () for operand in kernel.outputs),
             macs=kernel.macs,
-            parameters=sum(shapes.elements(t) for t in trained.values()),
+            parameters=sum(shapes.elements(t) for t in own.values()),
             weight_bytes=kernel.weight_bytes,
             bytes_moved=_moved(kernel),
             latency_ms=price.latency_us / 1e3,

@@ -13,6 +13,7 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.purity import is_pure
+from lpcc.analysis.rules import bits
 from lpcc.analysis.types import counts_far, weights_to_inputs
 from lpcc.door import importer
 from lpcc.door.exporter import owned_constants
@@ -22,6 +23,7 @@ from lpcc.pipeline import Changes, Context, Fidelity, Pass, Range
 
 _EVALUABLE: Final = 2**28  # bytes; a larger result is not even computed
 _ROUNDS: Final = 8
+_SMALL: Final = 64  # numbers
 _KEPT: Final = frozenset(("Constant", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
 
 
@@ -33,9 +35,10 @@ class FoldConstants(Pass):
     would have computed. A constant that is a graph output keeps its name.
 
     Left alone: random operators; operators of other domains; QuantizeLinear and DequantizeLinear, whose constants are
-    the small form of the weights; Loop and Scan; results that are no plain tensors of numbers; what onnxruntime
-    cannot evaluate; results larger than `limit` bytes that are also larger than the constants that they replace; and
-    results whose size is not known before they are computed.
+    the small form of the weights; a Cast of more than a few integers of at most 8 bits, for the same reason; Loop and
+    Scan; results that are no plain tensors of numbers; what onnxruntime cannot evaluate; results larger than `limit`
+    bytes that are also larger than the constants that they replace; and results whose size is not known before they
+    are computed.
     """
 
     name: ClassVar[str] = "fold-constants"
@@ -79,11 +82,19 @@ def _candidates(graph: gs.Graph, opset: int) -> list[gs.Node]:
         inputs = [tensor for tensor in node.inputs if tensor.name]
         if not inputs or not all(isinstance(tensor, gs.Constant) or id(tensor) in made for tensor in inputs):
             continue
-        if edit.op(node) in _KEPT or edit.subgraphs(node) or not is_pure(node, opset):
+        if edit.op(node) in _KEPT or _widens(node) or edit.subgraphs(node) or not is_pure(node, opset):
             continue
         made.update(id(tensor) for tensor in node.outputs)
         found.append(node)
     return found
+
+
+def _widens(node: gs.Node) -> bool:
+    """Whether a node makes integers of 8 bits or fewer wider: the start of what decodes small weights."""
+    if edit.op(node) != "Cast" or not isinstance(node.inputs[0], gs.Constant) or prod(node.inputs[0].shape) <= _SMALL:
+        return False
+    source, result = np.dtype(node.inputs[0].dtype), node.outputs[0].dtype
+    return "int" in source.name and bits(source) <= 8 and (result is None or bits(np.dtype(result)) > bits(source))
 
 
 class _Sizes:

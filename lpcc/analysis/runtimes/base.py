@@ -158,6 +158,10 @@ class Runtime:
         """Whether weights of fewer than 8 bits that become int8 stay packed while the network runs."""
         return False
 
+    def reads_integers(self, node: gs.Node, dequantize: gs.Node) -> bool:  # noqa: ARG002
+        """Whether a kernel that computes in floats reads the integers of its weights by itself."""
+        return False
+
     def memory_rules(self) -> MemoryRules:
         """How activations share memory."""
         return MemoryRules()

@@ -17,6 +17,7 @@ from lpcc.analysis.runtimes.fusions import AFTER_CONV, AFTER_GEMM, conv_chain, p
 from lpcc.analysis.runtimes.patterns import groups
 from lpcc.analysis.runtimes.removed import note_removed
 from lpcc.analysis.runtimes.sums import with_sums
+from lpcc.analysis.shapes import bits, constant_of
 
 if TYPE_CHECKING:
     from lpcc.analysis.kernels import Kernel
@@ -48,6 +49,9 @@ INTEGER = {
 FLOAT_OUTPUT = frozenset({"Gemm", "MatMul"})
 """Those whose integer kernel may also write float."""
 
+
+_PLAIN = (("alpha", 1.0), ("beta", 1.0), ("transA", 0), ("transB", 0))
+"""Attributes with which a Gemm is a matrix product and a sum."""
 
 _LEADS = ("Conv", "MaxPool", "AveragePool", "MatMul", "Gemm", "MatMulInteger", "LayerNormalization", "ReduceMean")
 
@@ -130,6 +134,20 @@ class OnnxRuntime(Runtime):
             if op in ops:
                 return amounts_to(ops)
         return edit.op(self.lead(chain))
+
+    def reads_integers(self, node: gs.Node, dequantize: gs.Node) -> bool:
+        """MatMulNBits does: for weights (inputs, outputs) with scales for each output, or for blocks of its inputs."""
+        op, weight = edit.op(node), dequantize.outputs[0]
+        plain = op == "MatMul" or (
+            op == "Gemm" and all(edit.attr(node, name, value) == value for name, value in _PLAIN)
+        )
+        if not plain or node.inputs[1] is not weight or bits(dequantize.inputs[0]) not in (2, 4, 8):
+            return False
+        block = int(edit.attr(dequantize, "block_size", 0))
+        scale = constant_of(dequantize.inputs[1])
+        if scale is None or weight.shape is None or len(weight.shape) != 2:
+            return False
+        return len(scale.shape) > 0 and int(edit.attr(dequantize, "axis", 1)) % 2 == (0 if block else 1)
 
     def finish(self, kernels: Sequence[Kernel], graph: gs.Graph, facts: Facts) -> Iterable[Kernel]:
         """The kernels with changes of layout and sums in convolutions."""
