@@ -23,6 +23,7 @@ from lpcc.passes.normalize import (
     ResolveShapes,
     Schedule,
 )
+from lpcc.passes.precision import MixedPrecision
 from lpcc.passes.quantize import Quantize
 from lpcc.pipeline import Pass
 
@@ -39,6 +40,7 @@ __all__ = [
     "FuseMatMulAdd",
     "LiftConstants",
     "MergePad",
+    "MixedPrecision",
     "Quantize",
     "QuantizeWeights",
     "RaiseOpset",
@@ -68,6 +70,7 @@ BUILTIN: Final[tuple[type[Pass], ...]] = (
     EliminateDeadCode,
     Schedule,
     Quantize,
+    MixedPrecision,
     QuantizeWeights,
 )
 """All of them, in the order in which `lpcc passes` lists them."""

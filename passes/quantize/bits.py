@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -89,9 +89,9 @@ def parse_bits(assignments: Iterable[str]) -> dict[str, Width | None]:
     return widths
 
 
-def format_bits(widths: dict[str, Width | None]) -> tuple[str, ...]:
-    """The assignments in text form, as the option takes them."""
-    return tuple(f"{name}={FLOAT if width is None else width}" for name, width in widths.items())
+def format_choices(choices: Mapping[str, str]) -> tuple[str, ...]:
+    """The assignments of choices to layers, as the option takes them."""
+    return tuple(f"{name}={choice}" for name, choice in choices.items())
 
 
 def raised(graph: gs.Graph, opset: int, ctx: Context) -> str | None:

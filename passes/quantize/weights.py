@@ -73,7 +73,7 @@ def stored_integers(editing: edit.Edit, name: str, found: LayerWeights) -> gs.Te
     few = _cast(editing, f"{name}_{found.bits}", np.take(integers, narrow, axis), found.bits)
     joined = editing.fresh(f"{name}_joined", np.dtype(np.int8), list(integers.shape))
     editing.add("Concat", [whole, few], [joined], {"axis": axis}, name=joined.name)
-    order = np.argsort(np.concatenate([found.wide, narrow])).astype(np.int64)
+    order = np.argsort(np.concatenate([found.wide, narrow])).astype(np.int32)
     if np.array_equal(order, np.arange(len(order))):
         return joined
     result = editing.fresh(f"{name}_ordered", np.dtype(np.int8), list(integers.shape))

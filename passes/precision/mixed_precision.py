@@ -1,0 +1,233 @@
+"""The pass `mixed-precision`: as many bits for each layer as it needs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from lpcc.analysis.macs import constant_bytes, macs
+from lpcc.analysis.shapes import bind
+from lpcc.errors import UsageError
+from lpcc.graph import from_proto, to_proto
+from lpcc.passes.precision.prices import Prices
+from lpcc.passes.precision.solve import Assignment, Outcome, least_bytes, least_damage, options_of
+from lpcc.passes.quantize import Quantize
+from lpcc.passes.quantize.bits import FLOAT, format_choices, parse_choice
+from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Pipeline, Range
+from lpcc.search import Infeasible
+
+if TYPE_CHECKING:
+    from lpcc.data import Dataset
+    from lpcc.sensitivity import Subject, Table
+
+Array = np.ndarray[Any, Any]
+
+_BASE = "8"
+_WORK = 8_000_000_000
+"""Multiply-accumulates that judging one trial takes, about: it decides how many images are used."""
+_IMAGES = (16, 200)
+_MOST_IMAGES = 200
+_MOST_VALUES = 1 << 25
+"""Of the images that sensitivities are measured with: 128 MiB."""
+
+
+@dataclass(frozen=True)
+class MixedPrecision(Pass):
+    """Quantise with as many bits for each layer as it needs: least damage for a size or a speed, or least size for it.
+
+    For each layer and each of the `choices` the damage is measured: the network with all layers in 8 bits against that
+    with this layer changed alone, both compared with the original's outputs on calibration images
+    (`lpcc.quality.noise`). Damages of different layers add up nearly, as their rounding errors are nearly independent:
+
+        minimise    sum over layers of damage(layer, choice)
+        subject to  sum over layers of bytes(layer, choice) <= `size` x bytes of the network in 8 bits
+                    sum over layers of ms(layer, choice) <= ms of the float network / `speedup`
+
+    which is solved exactly (`lpcc.search.knapsack`). With `max_drop` the bytes are minimised instead, under the
+    greatest sum of damages with which the real network changes the highest class of no more than `max_drop` percent of
+    the images. What was found is then checked on the network itself, whose bytes, milliseconds and changed classes
+    count, and solved again with tighter limits where it misses. `quantize` writes the result, with its option ``bits``.
+
+    A layer of mixed channels (``4+8:25%``) keeps those in 8 bits whose weights lose most. Additive sensitivities: Dong
+    et al., HAWQ: Hessian aware quantization of neural networks (2019), with measured damage in place of second
+    derivatives. Precision that follows need layer by layer: Moons et al., Energy-efficient ConvNets through approximate
+    computing (2016); by filter: Ding et al., FLightNNs (2019), after LightNN (2017); under a constraint of the device:
+    Li et al., CompactNet: platform-aware automatic optimization for convolutional neural networks (2019).
+
+    `size` counts all constants as the file packs them (weights, biases, scales, zero points, and weights that stay in
+    float), as a share of those of the network that `using` writes with all weights in 8 bits. `speedup` is against the
+    network as it comes to this pass, by the target's cost model.
+
+    The graph is left alone, with the reason, where `quantize` leaves it alone; for `max_drop` where no output is class
+    scores; and where layers in `skip` leave too little to meet what is asked. What cannot be met at all is an error.
+    """
+
+    name: ClassVar[str] = "mixed-precision"
+    fidelity: ClassVar[Fidelity] = Fidelity.APPROXIMATE
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION, Need.TARGET})
+
+    max_drop: Annotated[float, Range(0, 100)] | None = None
+    """Percent of the calibration images whose highest class may change."""
+    size: Annotated[float, Range(0, 4)] | None = None
+    """Share of the bytes of the network in 8 bits that the result may take."""
+    speedup: Annotated[float, Range(min=0.01)] | None = None
+    """How many times as fast as the float network the result must be on the target."""
+    choices: tuple[str, ...] = ("8", "4+8:50%", "4+8:25%", "4")
+    """What each layer may be given: 2, 4, 8 or float, or 4+8:25% as `quantize` takes it."""
+    using: str = "quantize"
+    """The pass that writes the result: `quantize` with its options."""
+    cache: str = ""
+    """Folder in which measured sensitivities are kept: a run that was stopped goes on, a second one is quick."""
+    processes: Annotated[int, Range(min=0)] = 0
+    """Processes that measure at the same time; 0: one for each core. The result does not depend on it."""
+    skip: tuple[str, ...] = ()
+    """Names of layers to be kept in float."""
+
+    def __post_init__(self) -> None:
+        if self.max_drop is None and self.size is None and self.speedup is None:
+            raise ValueError("give `max-drop`, `size` or `speedup`")
+        for choice in self.choices:
+            parse_choice(choice)
+
+    def run(self, graph: gs.Graph, ctx: Context) -> Changes:
+        """Measure, solve, check and quantise; see the class."""
+        prices = Prices(graph, self._using(), ctx)
+        layers, data = prices.layers(), ctx.calibration
+        if not layers or data is None:
+            return self._using().run(graph, ctx)  # which says why
+        macs_per_image = sum(macs(graph, bind(graph)).values())
+        subject = self._subject(graph, ctx, data, macs_per_image)
+        table = self._table(subject, layers, ctx)
+        if self.max_drop is not None and math.isnan(table.of(_BASE).values["agreement"]):
+            return _refused(graph, "`max-drop` counts changes of the highest class, and no output is class scores")
+        found = self._solved(prices, layers, partial(table.damage, _BASE), _real(subject, prices, ctx))
+        if isinstance(found, str):
+            return _refused(graph, found)
+        return self._writing(found).run(graph, ctx)
+
+    def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
+        """Quantise with ranges made up; the damage is taken to be that of the weights themselves."""
+        prices = Prices(graph, self._using(), ctx)
+        layers = prices.layers()
+        if not layers:
+            return self._using().sketch(graph, ctx)
+
+        def outcome(assignment: Assignment) -> Outcome:
+            made = prices.sketched(assignment)
+            return Outcome(constant_bytes(made), prices.latency(made), 0.0)
+
+        found = self._solved(prices, layers, prices.weight_damage, outcome)
+        return _refused(graph, found) if isinstance(found, str) else self._writing(found).sketch(graph, ctx)
+
+    def _solved(
+        self,
+        prices: Prices,
+        layers: list[str],
+        damage: Callable[[str, str], float],
+        outcome_of: Callable[[Assignment], Outcome],
+    ) -> Assignment | str:
+        """The assignment, or why the layers in `skip` leave none.
+
+        Raises:
+            Infeasible: what is asked cannot be met.
+        """
+        skipped = [layer for layer in layers if layer in self.skip]
+        free = [layer for layer in layers if layer not in self.skip]
+        fixed: Assignment = dict.fromkeys(skipped, FLOAT)
+        timed = self.speedup is not None
+        base = outcome_of({**dict.fromkeys(free, _BASE), **fixed})
+        whole = base if not skipped else outcome_of(dict.fromkeys(layers, _BASE))
+        goal = Outcome(
+            whole.bytes * (math.inf if self.size is None else self.size),
+            math.inf if self.speedup is None else prices.float_milliseconds() / self.speedup,
+            math.inf if self.max_drop is None else self.max_drop,
+        )
+        choices = list(dict.fromkeys(self.choices))
+        latency = prices.added_milliseconds(free, choices) if timed else {}
+        options = options_of(free, choices, damage, prices.bytes_of, latency)
+        solve = least_damage if self.max_drop is None else least_bytes
+        try:
+            found = solve(options, base, goal, lambda assignment: outcome_of({**assignment, **fixed}))
+        except Infeasible as error:
+            if not skipped:
+                raise
+            return f"with {len(skipped)} layers in float: {error}"
+        return {**found, **fixed}
+
+    def _using(self) -> Quantize:
+        passes = Pipeline.parse(self.using).passes
+        if len(passes) != 1 or not isinstance(passes[0], Quantize):
+            raise UsageError(
+                f"option `using` of `mixed-precision` takes `quantize` with its options, not `{self.using}`"
+            )
+        return passes[0]
+
+    def _writing(self, assignment: Assignment) -> Quantize:
+        return replace(self._using(), bits=format_choices(assignment))
+
+    def _subject(self, graph: gs.Graph, ctx: Context, data: Dataset, macs_per_image: int) -> Subject:
+        from lpcc.sensitivity import Subject
+
+        using = self._using()
+        if using.ranges == "auto":  # whose search takes long and finds nearly the same for all choices
+            using = replace(using, ranges="mse")
+        images = _images(data)
+        count = len(next(iter(images.values())))
+        judged = min(count, int(np.clip(_WORK // max(1, macs_per_image), *_IMAGES)))
+        model = to_proto(graph).SerializeToString(deterministic=True)
+        return Subject(model, using, "bits", images, judged, ctx.target, seed=ctx.seed)
+
+    def _table(self, subject: Subject, layers: list[str], ctx: Context) -> Table:
+        """Measured once in a run, also where the guard asks again with other layers skipped."""
+        from lpcc.sensitivity import around, measure
+
+        def measured() -> Table:
+            return measure(
+                subject,
+                around(layers, _BASE, list(dict.fromkeys(self.choices))),
+                cache=Path(self.cache) if self.cache else None,
+                processes=self.processes or None,
+                progress=partial(ctx.progress, "measure sensitivities"),
+            )
+
+        return ctx.keep(f"mixed-precision: {subject.digest} {self.choices}", measured)
+
+
+def _real(subject: Subject, prices: Prices, ctx: Context) -> Callable[[Assignment], Outcome]:
+    """What the network itself takes with an assignment, and how many of all images change."""
+    from lpcc.sensitivity import Bench
+
+    count = len(next(iter(subject.images.values())))
+    bench = ctx.keep(f"mixed-precision: bench {subject.digest}", lambda: Bench(replace(subject, judged=count)))
+
+    def outcome(assignment: Assignment) -> Outcome:
+        model = bench.model(assignment)
+        agreement = bench.judge(model)["agreement"]
+        changed = 0.0 if math.isnan(agreement) else 100.0 - agreement
+        return Outcome(constant_bytes(from_proto(model)), prices.milliseconds(assignment), changed)
+
+    return outcome
+
+
+def _images(data: Dataset) -> dict[str, Array]:
+    """The first images as arrays by input name."""
+    first = next(iter(data.head(1).batches(1))).feeds
+    values = sum(array.size for array in first.values())
+    count = max(1, min(len(data), _MOST_IMAGES, _MOST_VALUES // max(1, values)))
+    batches = [
+        {name: batch.valid(array) for name, array in batch.feeds.items()} for batch in data.head(count).batches(count)
+    ]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in first}
+
+
+def _refused(graph: gs.Graph, reason: str) -> Changes:
+    changes = Changes()
+    changes.refuse(graph.name or "graph", reason)
+    return changes

@@ -1,0 +1,141 @@
+"""From prices and damages of single layers to an assignment of which the whole network keeps to what was asked."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from lpcc.search import Infeasible, choose
+from lpcc.search.knapsack import Option
+
+Assignment = dict[str, str]
+"""A choice by name of a layer."""
+
+_ROUNDS = 8
+_MARGIN = 1e-3
+_FINEST = 1e-3
+"""Least share of all possible damage that is told apart from none."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a whole network takes, or may take: bytes, milliseconds, percent of images whose highest class changed."""
+
+    bytes: float
+    ms: float
+    changed: float
+
+    def excess(self, goal: Outcome) -> Outcome:
+        """By how much it misses a goal; zero where it does not."""
+        pairs = ((self.bytes, goal.bytes), (self.ms, goal.ms), (self.changed, goal.changed))
+        return Outcome(*(max(0.0, found - asked * (1 + 1e-9)) for found, asked in pairs))
+
+    @property
+    def met(self) -> bool:
+        """Whether an excess is none."""
+        return self.bytes == self.ms == self.changed == 0
+
+
+@dataclass(frozen=True)
+class Choices:
+    """For each layer the choices with their damage, bytes and milliseconds."""
+
+    layers: tuple[str, ...]
+    options: tuple[Mapping[str, Option], ...]
+
+    def best(self, minimise: str, limits: Mapping[str, float]) -> Assignment:
+        """The assignment of least total of one quantity within limits of others. Raises Infeasible."""
+        finite = {name: limit for name, limit in limits.items() if math.isfinite(limit)}
+        chosen = choose([list(options.values()) for options in self.options], minimise, finite)
+        pairs = zip(self.layers, self.options, chosen, strict=True)
+        return {layer: list(options)[place] for layer, options, place in pairs}
+
+    def ends(self, name: str) -> tuple[float, float]:
+        """The least and the greatest total of a quantity, leaving out what is infinite."""
+        finite = [[o[name] for o in options.values() if math.isfinite(o[name])] for options in self.options]
+        return math.fsum(min(group, default=0.0) for group in finite), math.fsum(max(g, default=0.0) for g in finite)
+
+
+def least_damage(
+    choices: Choices, base: Outcome, goal: Outcome, outcome_of: Callable[[Assignment], Outcome]
+) -> Assignment:
+    """The assignment of least damage whose network keeps to the bytes and milliseconds of `goal`.
+
+    `base` is the network in which every layer has what its options are relative to. What layers share, or convert
+    between them, makes sums of their prices inexact: limits that the network misses are tightened by as much.
+
+    Raises:
+        Infeasible: there is none.
+    """
+    limits = {"bytes": goal.bytes - base.bytes, "ms": goal.ms - base.ms}
+    for _ in range(_ROUNDS):
+        found = choices.best("damage", limits)
+        excess = outcome_of(found).excess(replace(goal, changed=math.inf))
+        if excess.met:
+            return found
+        limits["bytes"] -= excess.bytes
+        limits["ms"] -= excess.ms * (1 + _MARGIN)
+    raise Infeasible(f"after {_ROUNDS} rounds the network still misses its limits")
+
+
+def least_bytes(
+    choices: Choices, base: Outcome, goal: Outcome, outcome_of: Callable[[Assignment], Outcome]
+) -> Assignment:
+    """The smallest assignment whose network changes no more of the highest classes than `goal` says.
+
+    The greatest sum of damages under which it does is found by bisection: more damage gives a smaller network.
+
+    Raises:
+        Infeasible: there is none.
+    """
+    limits = {"bytes": goal.bytes - base.bytes, "ms": goal.ms - base.ms}
+    least, most = choices.ends("damage")
+
+    def tried(damage: float) -> tuple[Assignment, bool]:
+        found = choices.best("bytes", {**limits, "damage": damage})
+        return found, outcome_of(found).excess(goal).met
+
+    found, met = tried(most)
+    if met:
+        return found
+    lowest = choices.best("damage", limits)
+    best = lowest if outcome_of(lowest).excess(goal).met else None
+    if best is None:
+        raise Infeasible("even with the least damage that is possible the network changes more highest classes")
+    low, high = math.log(_FINEST), 0.0
+    for _ in range(_ROUNDS):
+        middle = (low + high) / 2
+        try:
+            found, met = tried(least + (most - least) * math.exp(middle))
+        except Infeasible:
+            met = False
+            low = middle
+            continue
+        if met:
+            best, low = found, middle
+        else:
+            high = middle
+    return best
+
+
+def options_of(
+    layers: Sequence[str],
+    choices: Sequence[str],
+    damage: Callable[[str, str], float],
+    size: Callable[[str, str], float],
+    latency: Mapping[tuple[str, str], float],
+) -> Choices:
+    """The choices of all layers, with bytes and milliseconds relative to those at 8 bits."""
+    options = [
+        {
+            choice: {
+                "damage": damage(layer, choice),
+                "bytes": size(layer, choice) - size(layer, "8"),
+                "ms": latency.get((layer, choice), 0.0),
+            }
+            for choice in choices
+        }
+        for layer in layers
+    ]
+    return Choices(tuple(layers), tuple(options))
