@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lpcc.calibrate.histograms import Array
-from lpcc.calibrate.probes import attach
+from lpcc.calibrate.probes import attach, probes_of
 from lpcc.calibrate.streams import Statistics, Stream
 
 if TYPE_CHECKING:
@@ -98,11 +98,9 @@ class _Run:
         turns: int,
         threads: int,
     ) -> None:
-        from lpcc.runtime import with_outputs
-
-        self._model = with_outputs(model, ())  # a copy
+        self._model = model
         self._inputs = {info.name for info in model.graph.input}
-        self._probes = attach(self._model, shapes, per_sample, exact_extremes=extremes != "sampled")
+        self._probes, self._nodes = probes_of(model, shapes, per_sample, exact_extremes=extremes != "sampled")
         self._turns = turns
         self._threads = threads
         self._open = set(shapes) if extremes == "all" else set()
@@ -141,11 +139,12 @@ class _Run:
             streams[name].flush()
             if probe.limits == (streams[name].low, streams[name].high):
                 self._open.discard(name)
-        self._sessions = [self._session(turn) for turn in range(self._turns)]
+        self._sessions.clear()
+        self._sessions += [self._session(turn) for turn in range(self._turns)]
 
     def _session(self, turn: int) -> tuple[Session, list[str]]:
         """A session in which the tensors whose turn it is are sampled, and its outputs."""
-        from lpcc.runtime import Session, with_outputs
+        from lpcc.runtime import Session
 
         outputs: list[str | None] = []
         for place, (name, probe) in enumerate(self._probes.items()):
@@ -154,7 +153,7 @@ class _Run:
             elif name in self._open:
                 outputs += [probe.low, probe.high]
         named = list(dict.fromkeys(name for name in outputs if name is not None and name not in self._inputs))
-        return Session(with_outputs(self._model, named), threads=self._threads), named
+        return Session(attach(self._model, self._nodes, named), threads=self._threads), named
 
 
 def _part(batch: Batch, values: Array, rows: Array | None) -> Array:

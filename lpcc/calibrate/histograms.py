@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,21 @@ class Histogram:
         counts[HALF] -= zeros
         self.zeros += zeros
         self.counts += counts
+
+    @classmethod
+    def pooled(cls, parts: Iterable[tuple[Histogram, float]]) -> Histogram:
+        """The histogram of several, each counted as often as its factor says; its counts are float64."""
+        found = cls()
+        found.counts = found.counts.astype(np.float64)
+        zeros = 0.0
+        for part, factor in parts:
+            weighted = cls()
+            weighted.low, weighted.high, weighted.exponent = part.low, part.high, part.exponent
+            weighted.counts = part.counts * factor
+            found.merge(weighted)
+            zeros += part.zeros * factor
+        found.zeros = round(zeros)
+        return found
 
     def merge(self, other: Histogram) -> None:
         """Add what another histogram counted."""

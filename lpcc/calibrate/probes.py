@@ -9,7 +9,7 @@ of its convolutions, so that the tensors need not even be converted.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,24 +51,22 @@ class Probe:
         return values if self.steps is None else values[:, :, :: self.steps[0], :: self.steps[1]]
 
 
-def attach(
+def probes_of(
     model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]], wanted: int, *, exact_extremes: bool
-) -> dict[str, Probe]:
-    """Add probes to the main graph of `model` for the tensors in `shapes`, which are those of one image.
+) -> tuple[dict[str, Probe], dict[str, onnx.NodeProto]]:
+    """Probes for the tensors in `shapes`, which are those of one image, and by output the nodes that these need.
 
     Of a feature map with more than `wanted` values about that many are left of each image. Its extremes are those of
     all its values if they are to be exact, which takes a good part of the time, else those of the values that are left.
     """
-    from onnx import helper, numpy_helper
+    from onnx import helper
 
     inputs = {info.name for info in model.graph.input}
     makers = {name: node for node in model.graph.node for name in node.output}
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
-    axes = [1, 2, 3]
-    if opset >= _AXES_ARE_INPUTS:
-        model.graph.initializer.append(numpy_helper.from_array(np.array(axes), _AXES))
-    probes = {}
+    probes: dict[str, Probe] = {}
+    nodes: dict[str, onnx.NodeProto] = {}
     for name, shape in shapes.items():
         limits = _limits(makers.get(name), constants)
         if len(shape) != 4 or int(np.prod(shape[1:])) <= wanted:
@@ -79,22 +77,34 @@ def attach(
             probes[name] = Probe(name, name, name, limits, steps)
             continue
         sample, low, high = (f"{name}/{what}" for what in ("sample", "low", "high"))
-        pooling = helper.make_node("MaxPool", [name], [sample], kernel_shape=[1, 1], strides=list(steps))
-        model.graph.node.append(pooling)
+        nodes[sample] = helper.make_node("MaxPool", [name], [sample], kernel_shape=[1, 1], strides=list(steps))
         if not exact_extremes:
             probes[name] = Probe(sample, sample, sample, limits)
             continue
-        model.graph.node.append(helper.make_node("GlobalMaxPool", [name], [high]))
+        nodes[high] = helper.make_node("GlobalMaxPool", [name], [high])
         if limits[0] == 0.0:
             probes[name] = Probe(sample, None, high, limits)
             continue
-        if opset >= _AXES_ARE_INPUTS:
-            least = helper.make_node("ReduceMin", [name, _AXES], [low], keepdims=0)
-        else:
-            least = helper.make_node("ReduceMin", [name], [low], keepdims=0, axes=axes)
-        model.graph.node.append(least)
+        inputs_of_min, axes = ([name, _AXES], {}) if opset >= _AXES_ARE_INPUTS else ([name], {"axes": [1, 2, 3]})
+        nodes[low] = helper.make_node("ReduceMin", inputs_of_min, [low], keepdims=0, **axes)
         probes[name] = Probe(sample, low, high, limits)
-    return probes
+    return probes, nodes
+
+
+def attach(model: onnx.ModelProto, nodes: Mapping[str, onnx.NodeProto], outputs: Iterable[str]) -> onnx.ModelProto:
+    """A copy of `model` with those of the nodes that make `outputs`, and these as its outputs besides its own.
+
+    The others are left out, as onnxruntime would run them though nobody asks for what they make.
+    """
+    from onnx import numpy_helper
+
+    from lpcc.runtime import with_outputs
+
+    outputs = list(outputs)
+    copy = with_outputs(model, ())
+    copy.graph.node.extend(nodes[name] for name in outputs if name in nodes)
+    copy.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 3]), _AXES))
+    return with_outputs(copy, outputs)
 
 
 _AXES = "lpcc_probe_axes"

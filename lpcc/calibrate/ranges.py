@@ -1,40 +1,82 @@
-"""From a histogram to the range that is quantised: by extremes, percentile, entropy or squared error.
+"""From statistics to the range that is quantised: by extremes, their average, percentile, entropy or squared error.
 
-Every method gives ``low <= 0 <= high`` (zero must be exact: it is what convolutions pad with) within the extremes.
+Every method gives ``low <= 0 <= high`` (zero must be exact: it is what convolutions pad with), within the extremes
+unless the range is to be symmetric. Tensors that share a scale get the range that is best for all their values:
+their histograms are pooled, each in proportion to the values that an image has of it. The union of ranges chosen one by
+one would be ruled by the tensor with the widest.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from lpcc.calibrate.histograms import HALF, Array, Histogram
+from lpcc.calibrate.streams import Statistics
 
-Method = Literal["minmax", "percentile", "entropy", "mse"]
+Shape = Literal["minmax", "percentile", "entropy", "mse"]
+Method = Literal["minmax", "average", "percentile", "entropy", "mse"]
 Interval = tuple[float, float]
 
 _CANDIDATES = 100
 _FINE = 1024
 
 
-def choose(histogram: Histogram, method: Method, *, percentile: float = 99.99, levels: int = 256) -> Interval:
-    """The range to be quantised to `levels` steps.
+def joint(
+    parts: Sequence[Statistics],
+    method: Method,
+    *,
+    percentile: float = 99.99,
+    levels: int = 256,
+    symmetric: bool = False,
+) -> Interval:
+    """The range for tensors that share a scale, to be quantised to `levels` steps; (0, 0) where there are none.
+
+    ``average`` is the moving average of the extremes of single images, ``minmax`` the extremes of all of them: of
+    several tensors the least and the greatest. All other methods look at the values of all tensors together.
+    """
+    if not parts:
+        return 0.0, 0.0
+    if method == "average":
+        low = min(0.0, *(part.average[0] for part in parts))
+        high = max(0.0, *(part.average[1] for part in parts))
+        return _mirrored(low, high) if symmetric else (low, high)
+    pooled = parts[0].histogram
+    if len(parts) > 1:
+        totals = [max(part.histogram.total, 1) for part in parts]
+        pooled = Histogram.pooled(
+            [(part.histogram, part.size / total) for part, total in zip(parts, totals, strict=True)]
+        )
+    return choose(pooled, method, percentile=percentile, levels=levels, symmetric=symmetric)
+
+
+def choose(
+    histogram: Histogram, method: Shape, *, percentile: float = 99.99, levels: int = 256, symmetric: bool = False
+) -> Interval:
+    """The range to be quantised to `levels` steps; as far below zero as above if it is to be `symmetric`.
 
     `percentile` is for the method of that name: the share of values, in percent, that lies below the upper end, and
     above the lower end.
     """
     low, high = min(histogram.low, 0.0), max(histogram.high, 0.0)
     if method == "minmax" or histogram.exponent is None or not low < high:
-        return low, high
-    if method == "percentile":
+        found = low, high
+    elif method == "percentile":
         found = _percentile(histogram, percentile)
     elif method == "entropy":
         found = _entropy(histogram, low, high, levels)
     else:
-        found = _squared_error(histogram, low, high, levels)
+        return _squared_error(histogram, low, high, levels, symmetric=symmetric)
     inside = max(found[0], low), min(found[1], high)
-    return inside if inside[0] < inside[1] else (low, high)
+    inside = inside if inside[0] < inside[1] else (low, high)
+    return _mirrored(*inside) if symmetric else inside
+
+
+def _mirrored(low: float, high: float) -> Interval:
+    magnitude = max(-low, high)
+    return -magnitude, magnitude
 
 
 def _percentile(histogram: Histogram, percentile: float) -> Interval:
@@ -49,26 +91,32 @@ def _percentile(histogram: Histogram, percentile: float) -> Interval:
     return min(float(edges[first]), 0.0), max(float(edges[last]), 0.0)
 
 
-def _squared_error(histogram: Histogram, low: float, high: float, levels: int) -> Interval:
+def _squared_error(histogram: Histogram, low: float, high: float, levels: int, *, symmetric: bool) -> Interval:
     """The range with the least mean squared error of quantisation.
 
     A value is rounded to zero within half a step of it, which costs its square; any other inside costs ``step^2 / 12``
     on average; one outside the squared distance to the end. All pairs of a lower and an upper end are tried, as shares
-    of the extremes.
+    of the extremes; all magnitudes for a symmetric range.
     """
     occupied = np.flatnonzero(histogram.counts)
+    if not len(occupied):
+        return _mirrored(low, high) if symmetric else (low, high)
     x, n = _coarse(histogram.centres[occupied[0] : occupied[-1] + 1], histogram.counts[occupied[0] : occupied[-1] + 1])
     shares = np.geomspace(1.0, 1 / 64, _CANDIDATES)
-    lows = low * shares if low < 0 else np.zeros(1)
-    highs = high * shares if high > 0 else np.zeros(1)
+    if symmetric:
+        highs = max(-low, high) * shares
+        lows = -highs
+    else:
+        lows = (low * shares if low < 0 else np.zeros(1))[:, None]
+        highs = (high * shares if high > 0 else np.zeros(1))[None, :]
     below, outside_low = _clipped(-x, n, -lows)
     above, outside_high = _clipped(x, n, highs)
-    step = (highs[None, :] - lows[:, None]) / (levels - 1)
-    inside = n.sum() - outside_low[:, None] - outside_high[None, :]
+    step = (highs - lows) / (levels - 1)
+    inside = n.sum() - outside_low - outside_high
     small, vanished = _vanishing(x, n, step / 2)
-    error = np.maximum(inside - small, 0) * step**2 / 12 + vanished + below[:, None] + above[None, :]
-    best = np.unravel_index(int(np.argmin(error)), error.shape)
-    return float(lows[best[0]]), float(highs[best[1]])
+    error = np.maximum(inside - small, 0) * step**2 / 12 + vanished + below + above
+    best = int(np.argmin(error))
+    return float(np.broadcast_to(lows, error.shape).flat[best]), float(np.broadcast_to(highs, error.shape).flat[best])
 
 
 def _coarse(x: Array, n: Array) -> tuple[Array, Array]:
@@ -82,7 +130,7 @@ def _coarse(x: Array, n: Array) -> tuple[Array, Array]:
 
 def _clipped(x: Array, n: Array, ends: Array) -> tuple[Array, Array]:
     """For each end: sum of the squared distances of what lies beyond it, and how many values that is."""
-    beyond = np.maximum(x[None, :] - ends[:, None], 0.0)
+    beyond = np.maximum(x - ends[..., None], 0.0)
     return beyond**2 @ n, (beyond > 0) @ n
 
 
