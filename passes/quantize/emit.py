@@ -9,8 +9,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
-from lpcc.formats.affine import Array, Params, quantize, quantize_bias
+from lpcc.formats.affine import Array, Params, quantize_bias
 from lpcc.passes.quantize.bits import Width
+from lpcc.passes.quantize.forms import anchored, constant_operand, hard_swish, spell
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement, Unit
 from lpcc.passes.quantize.weights import LayerWeights, layer_weights, stored_integers
@@ -42,7 +43,9 @@ class Writer:
     ) -> None:
         self._edit = editing
         self._placement = placement
-        self._params = params
+        self._params = {**params, **placement.fixed}
+        for key in placement.anchored:
+            self._params[key] = anchored(params[key])
         self._scheme = scheme
         self._means = means  # by name of a measured tensor: mean of each channel
         widths = placement.widths
@@ -50,6 +53,8 @@ class Writer:
         self._integers: dict[int, gs.Tensor] = {}  # by id of a tensor: its integers
         self._constants: dict[int, tuple[gs.Constant, gs.Constant]] = {}  # by id of a leader: scale and zero point
         self._weights: dict[tuple[int, bytes], tuple[gs.Constant, list[gs.Tensor]]] = {}
+        self.made: dict[int, Unit] = {}
+        """By id of a node that was added to one: its unit."""
 
     def write(self) -> None:
         """Rewrite the graph. Constants that nothing reads any more are gone from the model by themselves."""
@@ -66,9 +71,17 @@ class Writer:
                 self._integers[id(tensor)] = self._quantized(tensor, self._held_back(tensor))
             if unit.role is Role.INTEGER:
                 self._edit.replace_input(unit.node, index, self._integers[id(tensor)])
-                self._pad_with_integers(unit.node, tensor)
+                if index == 0:
+                    spell(self._edit, unit.node, tensor, self._params_of(tensor))
+            elif id(self._placement.leaders[id(tensor)]) in self._placement.anchored:
+                integers, number = self._integers[id(tensor)], self._dequantized(tensor)
+                clip = hard_swish(self._edit, unit.node, number, integers, self._params_of(tensor))
+                if clip is not None:
+                    self.made[id(clip)] = unit
             else:
                 self._edit.replace_input(unit.node, index, self._dequantized(tensor))
+            if unit.has_constant_operand:
+                constant_operand(self._edit, unit.node, 1 - index, self._params_of(tensor).dtype)
             if unit.role is Role.CONTRACT:
                 self._contract(unit.node, self._params_of(tensor), means[id(unit.node)])
 
@@ -136,14 +149,6 @@ class Writer:
                 self._edit.constant(f"{leader.name}_zero_point", np.asarray(params.zero_point, dtype=params.dtype)),
             )
         return self._constants[id(leader)]
-
-    def _pad_with_integers(self, node: gs.Node, tensor: gs.Tensor) -> None:
-        """Let a Pad that reads integers pad with the integer of its value; without one it would pad with integer 0."""
-        if edit.attr(node, "mode", "constant") != "constant":
-            return
-        value = edit.scalar(edit.inp(node, 2)) or 0.0
-        integer = quantize(np.asarray(value), self._params_of(tensor))
-        self._edit.replace_input(node, 2, self._edit.constant(f"{tensor.name}_padding", integer))
 
     def _contract(self, node: gs.Node, operand: Params, means: Array | None) -> None:
         """Give a Conv, Gemm or MatMul integer weights and an int32 bias."""

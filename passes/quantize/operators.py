@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
@@ -18,7 +19,7 @@ class Role(Enum):
     COMPUTE = "compute"  # has an integer kernel, with a scale of its own for its output
     MOVE = "move"  # moves or selects values: its output has the scale of its input
     JOIN = "join"  # Concat: its output may have a scale of its own
-    INTEGER = "integer"  # moves values, on integers only if the graph itself says so: no Q/DQ around it
+    INTEGER = "integer"  # moves or selects values, on integers only if the graph itself says so: no Q/DQ around it
 
 
 Bounds = tuple[float, float]
@@ -53,8 +54,57 @@ _MOVES = frozenset(
 SHRINKS = frozenset({"Gather", "MaxPool", "ReduceMax", "Slice"})
 """Operators that may write less than they read."""
 
+HARD_SWISH_LOW = -3.0
+"""Below this a HardSwish is zero: what it reads need not express less."""
 
-def operation(node: gs.Node) -> Operation | str | None:
+
+@dataclass(frozen=True)
+class Rules:
+    """Which operators a runtime has integer kernels for, besides those that all have, and what these ask of scales.
+
+    `unary` have a kernel with one operand and a scale of its own for the result. `spelt` are written on the integers
+    themselves, as the runtime has no Q/DQ form of them (`lpcc.passes.quantize.forms`). `fixed` are results whose scale
+    and zero point, for s8, the kernel prescribes. `moves` keep the scale of what they read. `float_output`: kernels
+    that may write float. `joins`: whether a Concat has one scale for all its operands without exception.
+    """
+
+    unary: frozenset[str]
+    spelt: frozenset[str]
+    fixed: Mapping[str, tuple[float, int]]
+    moves: frozenset[str]
+    float_output: frozenset[str]
+    joins: bool
+
+
+ONNXRUNTIME = Rules(
+    unary=frozenset({"AveragePool", "GlobalAveragePool", "HardSwish", "LeakyRelu", "Sigmoid"}),
+    spelt=frozenset({"Clip", "HardSwish", "Max", "Min", "Relu"}),
+    fixed={},
+    moves=_MOVES,
+    float_output=frozenset({"Gemm", "MatMul"}),
+    joins=False,
+)
+"""onnxruntime 1.31. There are integer kernels for Softmax and linear Resize too, which take longer than those in float
+and the conversions around them."""
+
+MICRO = Rules(
+    unary=frozenset({"GlobalAveragePool", "HardSwish", "LeakyRelu", "Relu", "Clip", "Sigmoid", "Softmax", "Tanh"}),
+    spelt=frozenset(),
+    fixed={"Sigmoid": (1 / 256, -128), "Softmax": (1 / 256, -128), "Tanh": (1 / 128, 0)},
+    moves=_MOVES | {"AveragePool"},
+    float_output=frozenset(),
+    joins=True,
+)
+"""TensorFlow Lite's quantisation specification, which CMSIS-NN and X-CUBE-AI follow: pooling and concatenation keep the
+scale, Softmax, Sigmoid and Tanh have one that is prescribed."""
+
+
+def rules_of(runtime: str) -> Rules:
+    """The rules of a target's runtime."""
+    return MICRO if runtime in ("cmsis-nn", "tflite", "x-cube-ai", "vela") else ONNXRUNTIME
+
+
+def operation(node: gs.Node, rules: Rules = ONNXRUNTIME) -> Operation | str | None:
     """What an operator is to the quantiser; a reason where it might have had an integer kernel; None for all others."""
     op = edit.op(node)
     if op in ("Conv", "Gemm", "MatMul"):
@@ -63,21 +113,16 @@ def operation(node: gs.Node) -> Operation | str | None:
     if op == "ConvTranspose":
         return "onnxruntime has no integer kernel for ConvTranspose"
     if not node.inputs or isinstance(node.inputs[0], gs.Constant) or not _is_float(node.inputs[0]):
-        return None
+        return _scaled(node) if op in ("Add", "Mul") and len(node.inputs) == 2 else None
     if op in ("Add", "Mul"):
-        if isinstance(node.inputs[1], gs.Constant) or not _is_float(node.inputs[1]):
-            return "one operand is constant"
-        return Operation(Role.COMPUTE, (0, 1))
+        return Operation(Role.COMPUTE, (0, 1)) if _varies(node.inputs[1]) else _scaled(node)
     if op in ("AveragePool", "GlobalAveragePool"):
         if node.inputs[0].shape is None or len(node.inputs[0].shape) != 4:
             return "only two-dimensional pooling has an integer kernel"
         if edit.attr(node, "dilations") not in (None, [1, 1]):
             return "dilated average pooling has no integer kernel"
-        return Operation(Role.COMPUTE, (0,))
-    if op in ("LeakyRelu", "Sigmoid"):
-        return Operation(Role.COMPUTE, (0,))
     if op == "Concat":
-        if any(isinstance(t, gs.Constant) or not _is_float(t) for t in node.inputs):
+        if not all(_varies(t) for t in node.inputs):
             return "one operand is constant"
         return Operation(Role.JOIN, tuple(range(len(node.inputs))))
     if op == "Pad":
@@ -89,9 +134,39 @@ def operation(node: gs.Node) -> Operation | str | None:
         return "only nearest-neighbour resizing works on integers"
     if op == "MaxPool" and edit.out(node, 1) is not None:
         return "the indices of MaxPool are used"
-    if op in _MOVES:
+    if op == "HardSwish" and op in rules.spelt and len(node.inputs[0].outputs) > 1:
+        return "others read what this HardSwish reads, whose range could not end at -3"
+    if op in rules.moves:
         return Operation(Role.MOVE, (0,))
-    return None
+    if op in rules.unary:
+        return Operation(Role.COMPUTE, (0,))
+    return _spelt(node, op) if op in rules.spelt else None
+
+
+def _scaled(node: gs.Node) -> Operation | str:
+    """A sum or product with a constant, which becomes integers of the same type."""
+    place = next((i for i, t in enumerate(node.inputs) if isinstance(t, gs.Constant)), None)
+    if place is None or not _varies(node.inputs[1 - place]):
+        return "an operand is not float32"
+    constant = node.inputs[place]
+    if constant.dtype != np.float32 or not np.isfinite(constant.values).all() or not constant.values.any():
+        return "the constant operand cannot be expressed in 8 bits"
+    if len(constant.shape) > len(node.inputs[1 - place].shape or ()):
+        return "the constant operand broadcasts the other one"
+    return Operation(Role.COMPUTE, (1 - place,))
+
+
+def _spelt(node: gs.Node, op: str) -> Operation | str | None:
+    """An operator that works on the integers themselves, with one scale for all that it reads and writes."""
+    if op in ("Relu", "Clip"):
+        return Operation(Role.INTEGER, (0,)) if activation_bounds(node) is not None else None
+    if len(node.inputs) != 2 or not all(_varies(t) for t in node.inputs):
+        return None
+    return Operation(Role.INTEGER, (0, 1))
+
+
+def _varies(tensor: gs.Tensor) -> bool:
+    return not isinstance(tensor, gs.Constant) and _is_float(tensor)
 
 
 def _contraction(node: gs.Node, op: str) -> str | None:

@@ -5,11 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.formats.affine import Params
 from lpcc.passes.quantize.bits import Width
-from lpcc.passes.quantize.operators import SHRINKS, Bounds, Operation, Role, activation_bounds, operation
+from lpcc.passes.quantize.operators import (
+    HARD_SWISH_LOW,
+    ONNXRUNTIME,
+    SHRINKS,
+    Bounds,
+    Operation,
+    Role,
+    Rules,
+    activation_bounds,
+    operation,
+)
 from lpcc.passes.quantize.regions import idle_regions
 from lpcc.pipeline import Changes
 
@@ -41,6 +53,11 @@ class Unit:
         return [self.node.inputs[index] for index in self.operation.operands]
 
     @property
+    def has_constant_operand(self) -> bool:
+        """Whether it is a sum or product with a constant."""
+        return edit.op(self.node) in ("Add", "Mul") and any(isinstance(t, gs.Constant) for t in self.node.inputs)
+
+    @property
     def results(self) -> list[gs.Tensor]:
         """What it writes."""
         return [tensor for tensor in (self.tail or self.node).outputs if tensor.name]
@@ -59,6 +76,10 @@ class Placement:
     """By id of a leader: the tensors whose values decide the scale."""
     bounds: dict[int, Bounds] = field(default_factory=dict)
     """By id of a leader: limits that the range must keep to."""
+    fixed: dict[int, Params] = field(default_factory=dict)
+    """By id of a leader: the scale and zero point that its kernel prescribes."""
+    anchored: set[int] = field(default_factory=set)
+    """Ids of leaders whose least integer stands for the lower end of a HardSwish."""
     widths: dict[str, Width] = field(default_factory=dict)
     """By name of a contraction: bits of its weights; 8 where it is not listed."""
 
@@ -71,8 +92,16 @@ class Placement:
 class Planner:
     """Chooses the integer kernels of one graph: as many as possible, less those that only convert back and forth."""
 
-    def __init__(self, graph: gs.Graph, left: Mapping[str, str], changes: Changes, least_work: float = 0.0) -> None:
+    def __init__(
+        self,
+        graph: gs.Graph,
+        left: Mapping[str, str],
+        changes: Changes,
+        least_work: float = 0.0,
+        rules: Rules = ONNXRUNTIME,
+    ) -> None:
         """`left` says by name of a node why it stays in float; `least_work` is that of `idle_regions`."""
+        self._rules = rules
         self._graph = graph
         self._least_work = least_work
         self._changes = changes
@@ -94,16 +123,16 @@ class Planner:
         units = [unit for node in self._graph.nodes if (unit := self._units.get(id(node))) and unit.node is node]
         placement = Placement(units)
         for unit in units:
-            writes_float = edit.op(unit.node) in ("Gemm", "MatMul") and unit.tail is None
+            writes_float = edit.op(unit.node) in self._rules.float_output and unit.tail is None
             if writes_float and not any(self._is_read_as_integer(t) for t in unit.results):
                 placement.float_results.update(id(t) for t in unit.results)
-        _Scales(placement, self._edit).share()
+        _Scales(placement, self._edit, self._rules).share()
         return placement
 
     def _consider(self, node: gs.Node, left: Mapping[str, str]) -> None:
         if id(node) in self._units:
             return  # the activation of a unit
-        found = operation(node)
+        found = operation(node, self._rules)
         if found is None:
             return
         if isinstance(found, str):
@@ -111,6 +140,10 @@ class Planner:
             return
         if edit.label(node) in left:
             self._reasons[id(node)] = left[edit.label(node)]
+            return
+        maker = self._units.get(id(self._edit.producer(node.inputs[0])))
+        if edit.op(node) == "HardSwish" and maker is not None and maker.role not in (Role.CONTRACT, Role.COMPUTE):
+            self._reasons[id(node)] = "what it reads shares its scale with other tensors"
             return
         unit = Unit(node, found)
         after = self._edit.only_user(node.outputs[0])
@@ -184,7 +217,7 @@ class Planner:
             return True
         made = [self._is_made_as_integer(t) for t in unit.operands]
         read = [self._is_read_as_integer(t) for t in unit.results]
-        if unit.role in (Role.MOVE, Role.INTEGER) and edit.op(unit.node) not in ("MaxPool", "ReduceMax", "Resize"):
+        if unit.role in (Role.MOVE, Role.INTEGER) and edit.op(unit.node) not in _PICKY | {"Clip", "Max", "Min", "Relu"}:
             # At the entry of a region integers are the cheaper ones to move.
             return any(read) and (all(made) or all(len(t.outputs) == 1 for t in unit.operands))
         if edit.op(unit.node) in SHRINKS and unit.role is Role.MOVE and all(made):
@@ -206,7 +239,8 @@ class Planner:
 class _Scales:
     """Union-find over the quantised tensors of a placement: those that share a scale."""
 
-    def __init__(self, placement: Placement, reader: edit.Edit) -> None:
+    def __init__(self, placement: Placement, reader: edit.Edit, rules: Rules) -> None:
+        self._rules = rules
         self._placement = placement
         self._edit = reader
         self._parent: dict[int, int] = {}
@@ -240,6 +274,20 @@ class _Scales:
             limits = self._limits[leader]
             if limits is not None:
                 self._placement.bounds[leader] = limits
+        for unit in units:
+            self._prescribe(unit)
+
+    def _prescribe(self, unit: Unit) -> None:
+        """Note what a unit's kernel asks of its scales."""
+        op = edit.op(unit.node)
+        if op in self._rules.fixed:
+            scale, zero = self._rules.fixed[op]
+            leader = self._find(id(unit.results[0]))
+            self._placement.fixed[leader] = Params(np.float32(scale), zero, np.dtype(np.int8))
+        if op == "HardSwish" and op in self._rules.spelt:
+            leader = self._find(id(unit.operands[0]))
+            self._placement.bounds[leader] = (HARD_SWISH_LOW, np.inf)
+            self._placement.anchored.add(leader)
 
     def _origins(self, tensor: gs.Tensor) -> list[gs.Tensor]:
         """The tensors that this one's values come from, where operators in float only moved them.
@@ -252,7 +300,7 @@ class _Scales:
         while waiting:
             tensor = waiting.pop()
             maker = self._edit.producer(tensor)
-            moved = None if maker is None or id(tensor) in self._made else operation(maker)
+            moved = None if maker is None or id(tensor) in self._made else operation(maker, self._rules)
             if isinstance(moved, Operation) and moved.role in (Role.MOVE, Role.JOIN) and maker is not None:
                 waiting += [maker.inputs[index] for index in moved.operands]
             else:
@@ -265,6 +313,8 @@ class _Scales:
         Not where an operand is read by others too, which would lose resolution for nothing, and not where activations
         limit some operands and not all: an activation is superfluous only if the range keeps to its limits.
         """
+        if self._rules.joins:
+            return True
         if any(self._edit.only_user(t) is None or self._edit.producer(t) is None for t in unit.operands):
             return False
         return len({self._limits[self._find(id(tensor))] for tensor in unit.operands}) == 1

@@ -15,6 +15,7 @@ import onnx_graphsurgeon as gs
 from lpcc import edit
 from lpcc.errors import UsageError
 from lpcc.passes.quantize.emit import WeightScheme
+from lpcc.passes.quantize.operators import rules_of
 from lpcc.passes.quantize.placement import KEPT, SKIPPED, Placement, Planner, Unit
 from lpcc.passes.quantize.pricing import Prices
 from lpcc.pipeline import Changes, Context
@@ -88,14 +89,15 @@ def place(
     left = wishes.left(graph)
     target = ctx.target
     is_priced = wishes.min_work is None and not wishes.only and scheme is not None
+    rules = rules_of("onnxruntime" if target is None else target.runtime)
     if target is None or scheme is None or not is_priced or target.runtime != "onnxruntime":
         least = wishes.min_work
         if least is None:
             least = _MIN_WORK if target is None and not wishes.only else 0.0
-        return Planner(graph, left, changes, least).place()
+        return Planner(graph, left, changes, least, rules).place()
 
     def plan(other: gs.Graph) -> Placement:
-        return Planner(other, left, Changes()).place()
+        return Planner(other, left, Changes(), rules=rules).place()
 
     prices = Prices(target, scheme, ctx.keep("quantize: sizes of images", lambda: _sizes(ctx)))
 
@@ -108,7 +110,7 @@ def place(
     def slower(units: Sequence[Unit]) -> list[Unit]:
         return [unit for unit in units if edit.label(unit.node) in names]
 
-    return Planner(graph, left, changes).place(slower)
+    return Planner(graph, left, changes, rules=rules).place(slower)
 
 
 def _digest(graph: gs.Graph, left: Mapping[str, str]) -> int:

@@ -18,8 +18,10 @@ from lpcc.analysis.shapes import bind
 from lpcc.calibrate import Histogram, Statistics, choose, collect
 from lpcc.formats.affine import Array
 from lpcc.graph import clone, to_proto
+from lpcc.passes.quantize.admission import note_batch_norms, refusal
 from lpcc.passes.quantize.bits import WeightBits, Width, parse_bits, raised, with_weights
 from lpcc.passes.quantize.emit import WeightScheme, Writer
+from lpcc.passes.quantize.lowering import lower
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement
 from lpcc.passes.quantize.placing import Wishes, place
@@ -30,7 +32,6 @@ Scheme = tuple[np.dtype, WeightScheme]
 """Type of the activations, and how weights are quantised."""
 
 _UNBOUNDED = (-np.inf, np.inf)
-_OPSET = 13  # the first in which DequantizeLinear has an axis
 
 
 @dataclass(frozen=True)
@@ -109,10 +110,12 @@ class Quantize(Pass):
     ) -> Changes:
         changes = Changes()
         scheme = self._scheme(ctx)
-        reason = _refusal(graph) or (None if scheme else f"target `{_target(ctx)}` has no int8 kernels")
+        reason = refusal(graph) or (None if scheme else f"target `{_target(ctx)}` has no int8 kernels")
         if reason is not None or scheme is None:
             changes.refuse(graph.name or "graph", reason or "")
             return changes
+        note_batch_norms(graph, changes)
+        lower(graph, "onnxruntime" if ctx.target is None else ctx.target.runtime, changes)
         placement = self._place(graph, ctx, changes)
         if not placement.units:
             changes.refuse(graph.name or "graph", "no operator in it has an integer kernel")
@@ -234,16 +237,3 @@ def _macs(graph: gs.Graph) -> int:
 
 def _target(ctx: Context) -> str:
     return ctx.target.name if ctx.target is not None else "none"
-
-
-def _refusal(graph: gs.Graph) -> str | None:
-    """Why a model as a whole is left alone; None where it is not."""
-    if graph.opset < _OPSET:
-        return f"opset {graph.opset} is too old for int8 weights per channel: run `raise-opset` first"
-    for node in graph.nodes:
-        if edit.op(node).rpartition("::")[2] in _QUANTIZED:
-            return "the model is quantised already"
-    return None
-
-
-_QUANTIZED = frozenset({"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger", "MatMulInteger"})
