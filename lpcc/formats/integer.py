@@ -150,7 +150,7 @@ class DorefaWeights(Format[DorefaScales]):
             factor = (rows * levels).sum(axis=1, dtype=np.float64) / np.where(energy > 0, energy, 1.0)
         elif self.width == 1:
             factor = np.full(len(offset), np.abs(values).mean() if values.size else 1.0)
-        return DorefaScales(layout, as_scale(plain.scale * np.abs(factor)), offset, plain.peak)
+        return DorefaScales(layout, (plain.scale * np.abs(factor)).astype(np.float32), offset, plain.peak)
 
     def encode(self, values: Array, scales: DorefaScales) -> Codes:
         """Codes of the squashed numbers."""

@@ -81,7 +81,8 @@ class PowerOfTwo(Format[PowerScales]):
 
     def _codes(self, units: Array, k: int) -> list[Array]:
         """Codes of k terms, greedily: each the nearest power of two to what is left."""
-        order = np.argsort(self.table, kind="stable")[1:]  # without the second zero
+        order = np.argsort(self.table, kind="stable")
+        order = order[order != len(order) // 2]  # the second zero
         levels = self.table[order]
         middles = (levels[1:] + levels[:-1]) / 2
         left, found = units.astype(np.float32), []

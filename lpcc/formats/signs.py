@@ -28,7 +28,7 @@ class Binary(Format[Scales]):
     def fit(self, values: Array, layout: Layout = TENSOR) -> Scales:
         """The mean magnitude of each row."""
         rows = layout.rows(np.asarray(values, dtype=np.float32))
-        return Scales(layout, as_scale(np.abs(rows).mean(axis=1, dtype=np.float64)))
+        return Scales(layout, np.abs(rows).mean(axis=1, dtype=np.float64).astype(np.float32))
 
     def encode(self, values: Array, scales: Scales) -> Codes:  # noqa: ARG002
         """The signs."""

@@ -110,11 +110,10 @@ class Decoders:
         shape, axis = codes[0].shape, scales.layout.axis
         sums: list[gs.Tensor] = []
         for i, code in enumerate(codes):
-            some = axis is not None and i < scales.terms.max(initial=0)
-            rows = np.flatnonzero(scales.terms > i) if some else np.arange(0)
-            if i and not some:
+            rows = np.flatnonzero(scales.terms > i)
+            if i and not len(rows):
                 break
-            every = axis is None or len(rows) in (0, shape[axis])
+            every = axis is None or not _pays(code, axis, len(rows), 4 if kind.width > 2 else 2)
             hint = f"{name}_{i + 1}"
             kept = code if every or axis is None else _with_zero_row(np.take(code, rows, axis), axis)
             stored = self._edit.constant(f"{hint}_codes", kept.astype(stored_in(kind)))
@@ -188,6 +187,12 @@ def _stored(per_row: Array, layout: Layout, shape: tuple[int, ...], values: tupl
         return per_row.reshape(shape)
     first = (shape[layout.axis], *(size for i, size in enumerate(values) if i != layout.axis))
     return np.moveaxis(per_row.reshape(first), 0, layout.axis)
+
+
+def _pays(code: Array, axis: int, rows: int, bits: int) -> bool:
+    """Whether to store so many rows, one of zeros and the place of each takes less than to store all of them."""
+    spared = (code.shape[axis] - rows - 1) * (code.size // code.shape[axis]) * bits
+    return spared > 32 * code.shape[axis]
 
 
 def _with_zero_row(codes: Array, axis: int) -> Array:

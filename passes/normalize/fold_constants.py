@@ -23,7 +23,7 @@ from lpcc.pipeline import Changes, Context, Fidelity, Pass, Range
 
 _EVALUABLE: Final = 2**28  # bytes; a larger result is not even computed
 _ROUNDS: Final = 8
-_SMALL: Final = 64  # numbers
+_SMALL: Final = 8  # numbers
 _KEPT: Final = frozenset(("Constant", "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"))
 
 
@@ -35,7 +35,7 @@ class FoldConstants(Pass):
     would have computed. A constant that is a graph output keeps its name.
 
     Left alone: random operators; operators of other domains; QuantizeLinear and DequantizeLinear, whose constants are
-    the small form of the weights; a Cast of more than a few integers of at most 8 bits, for the same reason; Loop and
+    the small form of the weights; a Cast of more than a few integers of at most 16 bits, for the same reason; Loop and
     Scan; results that are no plain tensors of numbers; what onnxruntime cannot evaluate; results larger than `limit`
     bytes that are also larger than the constants that they replace; and results whose size is not known before they
     are computed.
@@ -90,11 +90,11 @@ def _candidates(graph: gs.Graph, opset: int) -> list[gs.Node]:
 
 
 def _widens(node: gs.Node) -> bool:
-    """Whether a node makes integers of 8 bits or fewer wider: the start of what decodes small weights."""
+    """Whether a node makes integers of 16 bits or fewer wider: the start of what decodes small weights."""
     if edit.op(node) != "Cast" or not isinstance(node.inputs[0], gs.Constant) or prod(node.inputs[0].shape) <= _SMALL:
         return False
     source, result = np.dtype(node.inputs[0].dtype), node.outputs[0].dtype
-    return "int" in source.name and bits(source) <= 8 and (result is None or bits(np.dtype(result)) > bits(source))
+    return "int" in source.name and bits(source) <= 16 and (result is None or bits(np.dtype(result)) > bits(source))
 
 
 class _Sizes:

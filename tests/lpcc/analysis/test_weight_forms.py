@@ -63,3 +63,31 @@ def test_shared_values_and_their_entropy() -> None:
     assert form.distinct == 15, "zero does not count"
     assert 3.8 < form.entropy <= 4.0
     assert form_of(np.zeros((4, 4), np.float32)).entropy == 0.0
+
+
+def test_either_sign_may_have_a_magnitude_of_its_own() -> None:
+    up, down = RNG.random((16, 1)) + 0.5, RNG.random((16, 1)) + 0.5
+    drawn = RNG.choice([-1.0, 0.0, 1.0], (16, 40))
+    form = form_of(np.where(drawn > 0, drawn * up, drawn * down))
+    assert (form.shape, form.bits) == ("ternary", 2)
+    assert form_of(signs(16, 2) * RNG.random((16, 2))).shape == "dense", "two weights say nothing"
+
+
+def test_channels_may_need_different_numbers_of_terms() -> None:
+    weights = np.array([[1, 2, 4, 8], [3, 5, 7, 9], [0, 0, 0, 0], [1, 1, 1, 6]], np.float32)
+    form = form_of(weights)
+    assert (form.shape, form.terms, form.mean_terms) == ("powers", 2, 5 / 4)
+
+
+@pytest.mark.parametrize(
+    ("weights", "bits"),
+    [
+        (signs(4, 40), 1),
+        (signs(4, 40) * (RNG.random((4, 40)) < 0.5), 2),
+        (RNG.integers(-7, 8, (64, 64)), 4),
+        (RNG.integers(-127, 128, (64, 64)), 8),
+        (RNG.standard_normal((64, 64)), 9),
+    ],
+)
+def test_bits_tell_values_apart(weights: np.ndarray, bits: int) -> None:
+    assert form_of(weights).bits == bits

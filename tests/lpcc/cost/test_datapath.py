@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,7 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lpcc.analysis.types import annotate
 from lpcc.cost import Cost, CostModel
-from lpcc.graph import from_proto
+from lpcc.graph import clone, from_proto, load
+from lpcc.pipeline import Context, Pipeline
+from lpcc.pipeline.runner import run_pipeline
 from lpcc.target import Target
 
 RNG = np.random.default_rng(0)
@@ -85,3 +89,61 @@ def test_the_format_of_the_graph_changes_nothing(name: str) -> None:
         annotate(graph)
         found.add(CostModel(Target.load(name)).estimate(graph).energy_mj)
     assert len(found) == 1
+
+
+@pytest.fixture(scope="module")
+def resnet(zoo: Any) -> Callable[[str, str], Cost]:
+    exact = load(zoo.model("cifar10_resnet20_jpegft"))
+    run_pipeline(exact, Pipeline.parse("exact"), Context())
+
+    def cost(options: str, target: str) -> Cost:
+        graph = clone(exact)
+        run_pipeline(graph, Pipeline.parse(f"quantize-weights{{{options}}}") if options else (), Context())
+        return CostModel(Target.load(target)).estimate(graph)
+
+    return cost
+
+
+def units(cost: Cost) -> Counter[str]:
+    """How many layers run on which unit."""
+    names = ("mac", "shift_add", "add", "xnor")
+    return Counter(name for layer in cost.layers if layer.macs for name in names if name in layer.counts)
+
+
+@pytest.mark.parametrize(
+    ("options", "target", "expected"),
+    [
+        ("", "shift", {"mac": 20}),
+        ("format=int8", "shift", {"mac": 20}),
+        ("format=pow2", "shift", {"shift_add": 20}),
+        ("format=pow2 k=2", "shift", {"shift_add": 20}),
+        ("format=pow2 k=2 scale=power", "shift", {"shift_add": 20}),
+        ("format=flightnn", "shift", {"shift_add": 20}),
+        ("format=pow2 k=3", "shift", {"mac": 20}),
+        ("format=pow2", "xnor", {"mac": 20}),
+        ("format=ternary", "shift", {"mac": 2, "add": 18}),
+        ("format=ttq", "shift", {"mac": 2, "add": 18}),
+        ("format=binary", "xnor", {"mac": 2, "add": 18}),
+        ("format=xnor", "xnor", {"mac": 2, "xnor": 18}),
+    ],
+)
+def test_a_network_is_priced_by_what_its_weights_are(
+    resnet: Callable[[str, str], Cost], options: str, target: str, expected: dict[str, int]
+) -> None:
+    found = resnet(options, target)
+    assert units(found) == expected
+    assert found.parameters == sum(layer.parameters for layer in found.layers) == resnet("", target).parameters
+
+
+def test_fewer_terms_cost_less(resnet: Callable[[str, str], Cost]) -> None:
+    """FLightNN lies between sums of one and of two powers of two."""
+    found = [resnet(options, "shift") for options in ("format=pow2", "format=flightnn", "format=pow2 k=2", "")]
+    assert [cost.energy_mj for cost in found] == sorted(cost.energy_mj for cost in found)
+    assert [cost.latency_ms for cost in found] == sorted(cost.latency_ms for cost in found)
+    assert found[0].latency_ms < found[3].latency_ms / 3
+
+
+def test_engines_see_shared_weights(resnet: Callable[[str, str], Cost]) -> None:
+    """15 different integers can be named by 4 bits; 255 cannot."""
+    assert any("different weights" in note for note in resnet("format=int8", "eie").assumptions)
+    assert not any("different weights" in note for note in resnet("format=int4", "eie").assumptions)
