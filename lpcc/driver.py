@@ -90,6 +90,7 @@ def optimize(
     max_drop: float = 1.0,
     min_agreement: float | None = None,
     min_sqnr: float | None = None,
+    emulate: str | None = None,
     seed: int = 0,
     output: str | Path | None = None,
     progress: Progress | None = None,
@@ -114,6 +115,8 @@ def optimize(
         max_drop: how many percentage points the metric may fall, with labels.
         min_agreement: how many percent of the samples must keep their top class; without labels 90 by default.
         min_sqnr: how many dB the outputs' SQNR must have; without labels and without classes 10 by default.
+        emulate: whose integer kernels quality is judged by: ``arm``, ``x86-novnni`` or ``x86-vnni``; by default those
+            that run on the target.
         seed: of all that is random.
         output: where the caller will save the model; only named in the report.
         progress: called with a description, the steps done and the total (0 where unknown).
@@ -132,7 +135,7 @@ def optimize(
     """
     budget = Budget.of(metric, max_drop, min_agreement, min_sqnr, labelled=eval is not None)
     device, steps = _asked(target, pipeline, preset, keep, only)
-    job = open_job(model, device, steps, calib, eval, preprocess, budget, _context(seed, progress))
+    job = open_job(model, device, steps, calib, eval, preprocess, budget, _context(seed, progress), emulate)
     if reproducers is not None:
         hooks = [*hooks, Reproduce(job.graph, list(job.pipeline), job.ctx, Path(reproducers))]
     decision = _decide(job, hooks)
@@ -156,6 +159,7 @@ def plan(
     max_drop: float = 1.0,
     min_agreement: float | None = None,
     min_sqnr: float | None = None,
+    emulate: str | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Report:
@@ -170,7 +174,7 @@ def plan(
     Budget.of(metric, max_drop, min_agreement, min_sqnr, labelled=eval is not None)
     budget = Budget.of(None, 100.0, None, None, labelled=False)
     device, steps = _asked(target, pipeline, preset, keep, only)
-    job = open_job(model, device, steps, calib, eval, preprocess, budget, _context(seed, progress))
+    job = open_job(model, device, steps, calib, eval, preprocess, budget, _context(seed, progress), emulate)
     if job.ctx.calibration is not None:
         job.ctx.calibration = job.ctx.calibration.head(_PLANNED_SAMPLES)
     records = run_pipeline(job.graph, job.exact_passes, job.ctx)
@@ -210,7 +214,7 @@ def _decide(job: Job, hooks: Sequence[Hook]) -> Decision:
     passes = _runnable(job)
     if not passes:
         return _against_original(job, decision)
-    judge = ImageJudge(job.original.model, job.ctx, job.budget)
+    judge = ImageJudge(job.original.model, job.ctx, job.budget, job.kernels)
     decision = _guarded(job, exact, passes, judge, hooks, records)
     judged = decision.result
     if decision.result is not exact:
@@ -253,7 +257,8 @@ def _guarded(
         reasons = tuple(f"`{r.layer}` went back to float: {r.sqnr_db:.1f} dB" for r in outcome.returned)
         kept: Kept = "partly" if outcome.returned else "optimised"
         result = Variant(outcome.graph, job.target)
-        noise = _noise(exact, result, outcome, judge)
+        rounded = job.ctx.unquantized
+        noise = _noise(exact if rounded is None else Variant(rounded, job.target), result, outcome, judge)
         return Decision(result, kept, True, reasons, records, judgement, outcome.returned, noise=noise)
     if judgement.problem is None:
         return Decision(exact, "optimised", True, ("the approximate passes found nothing to do",), records, judgement)
@@ -261,18 +266,21 @@ def _guarded(
     return Decision(exact, "partly", False, (reason,), records, judge(exact.model))
 
 
-def _noise(exact: Variant, result: Variant, outcome: Outcome, judge: ImageJudge) -> dict[str, float]:
-    """SQNR of the layers that the approximate passes touched, by the name of the node."""
+def _noise(before: Variant, result: Variant, outcome: Outcome, judge: ImageJudge) -> dict[str, float]:
+    """SQNR of the layers that the approximate passes touched, by the name of the node.
+
+    `before` is the graph before it was rounded, with the scales that its tensors have in the result.
+    """
     touched = {rewrite.node for record in outcome.records for rewrite in record.changes.rewrites}
     made = {name for node in result.model.graph.node for name in node.output}
     outputs = {
         edit.label(node): node.outputs[0].name
-        for node in exact.graph.nodes
+        for node in before.graph.nodes
         if edit.label(node) in touched and node.outputs[0].name in made
     }
     if not outputs:
         return {}
-    noise = judge.layer_noise(exact.model, result.model, sorted(set(outputs.values())))
+    noise = judge.layer_noise(before.model, result.model, sorted(set(outputs.values())))
     return {layer: noise[tensor] for layer, tensor in outputs.items()}
 
 

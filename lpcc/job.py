@@ -14,11 +14,12 @@ import numpy as np
 import onnx
 
 from lpcc.analysis.types import annotate
-from lpcc.errors import DataError, ModelError
+from lpcc.errors import DataError, ModelError, UsageError
 from lpcc.graph import clone, from_proto, load
 from lpcc.pipeline import Context, Fidelity, Need, Pass, Pipeline
 from lpcc.pipeline.judge import Budget
 from lpcc.pipeline.runner import check_needs
+from lpcc.pipeline.syntax import nearest
 from lpcc.pipeline.variant import Variant
 from lpcc.report.figures import stored_bytes
 from lpcc.target import Target
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from lpcc.data import Dataset
+    from lpcc.elsewhere import Kernels
     from lpcc.runtime import Session
 
 _SYNTHETIC_IMAGES = 64
@@ -56,6 +58,8 @@ class Job:
     budget: Budget
     reference: Session | None
     only_exact: bool
+    kernels: Kernels | None = None
+    """Whose integer kernels results are judged by; None: those of this machine."""
     notes: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
@@ -105,6 +109,7 @@ def open_job(
     preprocess: str | Path | None,
     budget: Budget,
     ctx: Context,
+    emulate: str | None = None,
 ) -> Job:
     """Open everything that a compilation needs, and check that its passes have what they need.
 
@@ -117,12 +122,27 @@ def open_job(
     notes: list[str] = []
     reference = _reference(original.model, name, notes)
     annotate(original.graph)  # now that its ONNX form, which keeps the types that the model states, is made
-    job = Job(name, source, graph, original, device, steps, ctx, budget, reference, reference is None, notes)
+    judged_by = _kernels(device, emulate)
+    only_exact = reference is None
+    job = Job(name, source, graph, original, device, steps, ctx, budget, reference, only_exact, judged_by, notes)
     if reference is not None:
         _open_data(job, reference, calib, evaluation, preprocess)
     if not job.only_exact:
         check_needs(job.guarded_passes, ctx)
     return job
+
+
+def _kernels(target: Target, emulate: str | None) -> Kernels | None:
+    """Whose kernels to judge by: those asked for, else the target's. None: just run it here."""
+    from lpcc.elsewhere import KERNELS, kernels_here, kernels_of
+
+    if emulate is None:
+        asked = kernels_of(target)
+        return asked if asked != kernels_here() or asked == "x86-novnni" else None
+    for known in KERNELS:
+        if emulate == known:
+            return known
+    raise UsageError(f"--emulate {emulate}: unknown kernels; {nearest(emulate, KERNELS)}")
 
 
 def _open(model: Model) -> tuple[gs.Graph, str, Path | None]:

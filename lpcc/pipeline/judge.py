@@ -16,6 +16,7 @@ from lpcc.pipeline.guard import Judgement
 
 if TYPE_CHECKING:
     from lpcc.data import Dataset
+    from lpcc.elsewhere import Kernels, Saturation
     from lpcc.pipeline.context import Context
     from lpcc.quality import Comparison, Metric
     from lpcc.runtime import Session
@@ -85,20 +86,23 @@ class Budget:
 class ImageJudge:
     """Compares candidates with the original model, on labelled images if there are any, else on the calibration ones.
 
+    A candidate is judged by what the integer `kernels` of another processor make of it, where these are given.
+
     Raises DataError when the metric does not suit the data or the model.
     """
 
-    def __init__(self, original: onnx.ModelProto, ctx: Context, budget: Budget) -> None:
+    def __init__(self, original: onnx.ModelProto, ctx: Context, budget: Budget, kernels: Kernels | None = None) -> None:
         self.original = original
         self.ctx = ctx
         self.budget = budget
+        self.kernels = kernels
 
     def __call__(self, model: onnx.ModelProto) -> Judgement:
         """The judgement on a candidate."""
         from lpcc.quality import class_outputs, compare
 
         try:
-            candidate = self._session(model)
+            candidate = self._candidate(model)
         except ModelError as error:
             raise PassError(f"after the approximate passes {error}; find the pass with `lpcc bisect`") from error
         data = self._data.head(_COMPARED_SAMPLES)
@@ -124,17 +128,42 @@ class ImageJudge:
     def layer_noise(
         self, reference: onnx.ModelProto, candidate: onnx.ModelProto, names: Sequence[str]
     ) -> dict[str, float]:
-        """SQNR in dB at tensors that both models make."""
+        """SQNR in dB at tensors that both models make, less what saturation takes where kernels saturate."""
         from lpcc.quality import layer_sqnr
 
-        return layer_sqnr(reference, candidate, self._data.head(_LAYER_SAMPLES), {name: name for name in names})
+        data = self._data.head(_LAYER_SAMPLES)
+        noise = layer_sqnr(reference, candidate, data, {name: name for name in names})
+        for name, found in self.saturation(candidate).items():
+            if name in noise:
+                noise[name] = _together(noise[name], found.sqnr_db)
+        return noise
 
-    @property
+    def saturation(self, model: onnx.ModelProto) -> dict[str, Saturation]:
+        """The layers of a model that saturate, by the tensor that they make; none where kernels do not."""
+        if self.kernels != "x86-novnni":
+            return {}
+        from lpcc.elsewhere import saturation
+
+        return {found.tensor: found for found in saturation(model, self._data.head(_LAYER_SAMPLES))}
+
+    @cached_property
     def _data(self) -> Dataset:
         data = self.ctx.evaluation or self.ctx.calibration
         if data is None:
             raise UsageError("there are no images to judge the result on: give --calib or --eval")
-        return data
+        from lpcc.elsewhere import kernels_here
+
+        slow = self.kernels == "x86-novnni" != kernels_here()  # emulated sum by sum
+        return data.head(_COMPARED_SAMPLES) if slow else data
+
+    def _candidate(self, model: onnx.ModelProto) -> Session:
+        if self.kernels is None:
+            return self._session(model)
+        from lpcc.elsewhere import kernels_here, stand_in
+        from lpcc.runtime import Session
+
+        model = stand_in(model, self.kernels, kernels_here())
+        return Session(model, threads=os.cpu_count() or 1, signed=True)
 
     @cached_property
     def _reference(self) -> Session:
@@ -182,3 +211,9 @@ class ImageJudge:
         if budget.is_default and not likeness.unscored_sqnr_db >= DEFAULT_SQNR_DB:
             return f"an output keeps {likeness.unscored_sqnr_db:.1f} dB, the floor is {DEFAULT_SQNR_DB:g} dB"
         return None
+
+
+def _together(first: float, second: float) -> float:
+    """SQNR in dB under two noises that have nothing to do with each other."""
+    noise = 10 ** (-first / 10) + 10 ** (-second / 10)
+    return -10 * math.log10(noise) if noise > 0 else math.inf

@@ -39,7 +39,9 @@ class Session:
 
     `threads` is the number of threads within a node (nodes run one after another). ``optimise=False`` turns all of
     onnxruntime's graph optimisations off, as a reference run wants (some of its fusions are wrong). ``arena=False``
-    gives memory back after each run, for measuring memory. Raises ModelError when onnxruntime refuses the model.
+    gives memory back after each run, for measuring memory. ``signed=True`` leaves activations of signed 8 bits what
+    they are, as onnxruntime does on Arm; on x86 it makes unsigned ones of them, where it can. Raises ModelError when
+    onnxruntime refuses the model.
     """
 
     def __init__(
@@ -49,6 +51,7 @@ class Session:
         threads: int = 1,
         optimise: bool = True,
         arena: bool = True,
+        signed: bool = False,
     ) -> None:
         import onnxruntime as ort
 
@@ -56,6 +59,8 @@ class Session:
         options = session_options(threads)
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
         options.enable_cpu_mem_arena = arena
+        if signed:
+            options.add_session_config_entry("session.qdqisint8allowed", "1")
         options.enable_mem_reuse = _nodes(model) <= _REUSE_LIMIT
         self.raw: onnxruntime.InferenceSession = open_session(model, options)
         """onnxruntime's own session, for what this class does not offer."""
