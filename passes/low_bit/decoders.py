@@ -191,8 +191,8 @@ def _stored(per_row: Array, layout: Layout, shape: tuple[int, ...], values: tupl
 
 def _pays(code: Array, axis: int, rows: int, bits: int) -> bool:
     """Whether to store so many rows, one of zeros and the place of each takes less than to store all of them."""
-    spared = (code.shape[axis] - rows - 1) * (code.size // code.shape[axis]) * bits
-    return spared > 32 * code.shape[axis]
+    count = code.shape[axis]
+    return bool((count - rows - 1) * (code.size // count) * bits > 32 * count)
 
 
 def _with_zero_row(codes: Array, axis: int) -> Array:

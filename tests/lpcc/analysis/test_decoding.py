@@ -18,9 +18,8 @@ CASES = {
     ),
     "table": ("uint8[2,2] c = {1,0,2,1}, float[3] t = {7,8,9}", "i = Cast<to = 6>(c) w = Gather(t, i)"),
     "vectors": (
-        "uint8[2] c = {1,0}, float[3,4] t = {1,2,3,4,5,6,7,8,9,1,2,3}, int64[1] n = {-1}, int64[1] p = {1}, "
-        "int64[1] q = {7}, int64[2] d = {2,3}",
-        "i = Cast<to = 6>(c) g = Gather(t, i) r = Reshape(g, n) u = Slice(r, p, q) w = Reshape(u, d)",
+        "uint8[2] c = {1,0}, float[2,4] t = {1,2,3,4,5,6,7,8}, int64[1] n = {-1}, int64[1] p = {1}, int64[2] d = {2,3}",
+        "i = Cast<to = 6>(c) g = Gather(t, i) r = Reshape(g, n) u = Slice(r, p, n) w = Reshape(u, d)",
     ),
     "joined": (
         "int8[1,2] c = {1,-2}, int8[1,2] d = {3,4}, int64[2] o = {1,0}, float[2] s = {0.5, 2}",

@@ -240,7 +240,7 @@ class TestLeftAlone:
             ("double[4,4,1,1] w> { a = Cast<to = 11>(x) b = Conv(a, w) y = Cast<to = 1>(b) }", "are float64"),
             ("float[4,4,1,1] w> { a = Relu(x) y = Conv(a, x) }", "are not constant"),
             (
-                "float[4,4,1,1] w, float s = {1}> { a = QuantizeLinear(x, s) b = DequantizeLinear(a, s) y = Conv(b, w) }",
+                "float[4,4,1,1] w, float s> { a = QuantizeLinear(x, s) b = DequantizeLinear(a, s) y = Conv(b, w) }",
                 "part of a network that is quantised",
             ),
         ],
