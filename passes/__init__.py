@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from lpcc.passes.equalize import AbsorbBias, Equalize
 from lpcc.passes.low_bit import QuantizeWeights
 from lpcc.passes.normalize import (
     EliminateCommon,
@@ -31,8 +32,10 @@ __all__ = [
     "BUILTIN",
     "NAMED",
     "PRESETS",
+    "AbsorbBias",
     "EliminateCommon",
     "EliminateDeadCode",
+    "Equalize",
     "FoldAffine",
     "FoldBatchNorm",
     "FoldConstants",
@@ -69,6 +72,8 @@ BUILTIN: Final[tuple[type[Pass], ...]] = (
     EliminateCommon,
     EliminateDeadCode,
     Schedule,
+    Equalize,
+    AbsorbBias,
     Quantize,
     MixedPrecision,
     QuantizeWeights,

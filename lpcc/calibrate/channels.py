@@ -64,7 +64,10 @@ def measure_channels(
     ranks = {
         name: value.ndim
         for name in wanted
-        if isinstance(value := values[name], np.ndarray) and value.dtype == np.float32 and value.ndim >= 2 and value.size
+        if isinstance(value := values[name], np.ndarray)
+        and value.dtype == np.float32
+        and value.ndim >= 2
+        and value.size
     }
     probed = with_outputs(model, ())  # a copy
     outputs = {name: _reductions(probed, name) for name, rank in ranks.items() if rank >= 3 and name not in inputs}
@@ -128,6 +131,10 @@ def _reductions(model: onnx.ModelProto, name: str) -> tuple[str, str, str, str]:
         ]
     )
     return low, high, mean, square
+
+
+def _has_channels(value: object) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype == np.float32 and value.ndim >= 2 and value.size > 0
 
 
 def _rows(pooled: Array) -> Array:

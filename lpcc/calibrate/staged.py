@@ -96,7 +96,9 @@ class Staged:
         graph.input.extend(inputs)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in kept)
         graph.initializer.extend(tensor for name, tensor in self._constants.items() if name in read)
-        part = onnx.ModelProto(ir_version=max(4, self._model.ir_version), graph=graph)  # before 4, weights were inputs too
+        part = onnx.ModelProto(
+            ir_version=max(4, self._model.ir_version), graph=graph
+        )  # before 4, weights were inputs too
         part.opset_import.extend(self._model.opset_import)
         part.functions.extend(self._model.functions)
         return part
