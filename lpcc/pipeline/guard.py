@@ -11,23 +11,20 @@ layer that merely hands on the noise of earlier ones does none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 import onnx
 
-from lpcc import edit
 from lpcc.graph import clone, to_proto
 from lpcc.pipeline.base import Fidelity, Pass
 from lpcc.pipeline.context import Context
+from lpcc.pipeline.noise import Noise, noise_of_layers, worst
 from lpcc.pipeline.runner import Hook, Record, run_pipeline
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
-
-_CLEAN_DB = 60.0
-"""SQNR above which a tensor counts as untouched; caps the damage of the first layer."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +65,6 @@ class Outcome:
 
 
 Judge = Callable[[onnx.ModelProto], Judgement]
-LayerNoise = Callable[[onnx.ModelProto, onnx.ModelProto, Sequence[str]], Mapping[str, float]]
-"""From the exact model, the candidate and names of tensors that both have, to the SQNR of each in dB."""
 
 
 def run_guarded(
@@ -77,7 +72,7 @@ def run_guarded(
     passes: Sequence[Pass],
     ctx: Context,
     judge: Judge,
-    layer_noise: LayerNoise,
+    layer_noise: Noise,
     hooks: Sequence[Hook] = (),
     *,
     first: int = 0,
@@ -92,9 +87,10 @@ def run_guarded(
     """
     returned: list[Returned] = []
     attempt: tuple[tuple[Record, ...], Judgement] | None = None
-    reference = to_proto(exact)
+    hints = ctx.hints
     while True:
         candidate = clone(exact)
+        ctx.hints, ctx.unquantized = hints, None  # what passes found out of an earlier attempt
         records = tuple(run_pipeline(candidate, skipping(passes, [r.layer for r in returned]), ctx, hooks, first=first))
         model = to_proto(candidate)
         judgement = judge(model)
@@ -103,11 +99,14 @@ def run_guarded(
         if judgement.problem is None and (rounded or not returned):
             return Outcome(candidate, any(r.changes for r in records), records, judgement, tuple(returned))
         back = {r.layer for r in returned}
-        worst = [r for r in _worst_layers(exact, reference, model, records, layer_noise) if r.layer not in back]
-        if not worst or not any(_can_skip(item) for item in passes):
+        before = exact if ctx.unquantized is None else ctx.unquantized  # scaled as the candidate is
+        touched = {rewrite.node for record in records for rewrite in record.changes.rewrites}
+        found = worst(noise_of_layers(before, to_proto(before), model, touched, layer_noise))
+        next_back = [Returned(layer.layer, layer.sqnr_db) for layer in found if layer.layer not in back]
+        if not next_back or not any(_can_skip(item) for item in passes):
             return Outcome(exact, False, *attempt, tuple(returned))
         step = max(1, len(returned) // 4)  # one by one at first, so that few go back; faster where many must
-        returned += worst[:step]
+        returned += next_back[:step]
         ctx.progress(f"{len(returned)} layers back to float", 0, 0)
 
 
@@ -120,27 +119,3 @@ def skipping(passes: Sequence[Pass], layers: Sequence[str]) -> list[Pass]:
 
 def _can_skip(item: Pass) -> bool:
     return any(option.name == "skip" for option in fields(item))
-
-
-def _worst_layers(
-    exact: gs.Graph,
-    reference: onnx.ModelProto,
-    candidate: onnx.ModelProto,
-    records: Sequence[Record],
-    layer_noise: LayerNoise,
-) -> list[Returned]:
-    """The layers that the passes touched, those that damage most first."""
-    touched = {rewrite.node for record in records for rewrite in record.changes.rewrites}
-    layers = [node for node in exact.nodes if edit.label(node) in touched]
-    made = {name for node in candidate.graph.node for name in node.output}
-    wanted = {t.name for node in layers for t in [*node.inputs, *node.outputs] if t.name in made and t.inputs}
-    noise = layer_noise(reference, candidate, sorted(wanted)) if wanted else {}
-    ranked = []
-    for place, node in enumerate(layers):
-        after = min((noise[t.name] for t in node.outputs if t.name in noise), default=None)
-        if after is None:
-            continue
-        before = min((noise[t.name] for t in node.inputs if t.name in noise), default=_CLEAN_DB)
-        damage = min(before, _CLEAN_DB) - min(after, _CLEAN_DB)
-        ranked.append((-damage, place, Returned(edit.label(node), after)))
-    return [returned for _, _, returned in sorted(ranked, key=lambda entry: entry[:2])]
