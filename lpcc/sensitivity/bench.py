@@ -40,7 +40,8 @@ class Subject:
     `item` is run on the network of `model` (a serialised ONNX model) with its option `option`, a tuple of texts, set to
     ``layer=choice`` for each layer of an assignment. `images` are arrays by input name, samples first, which it also is
     calibrated with; the outputs are judged on `judged` of them against those of `model` itself. `metrics` are names as
-    `lpcc.quality.parse_metric` takes them, that need no labels.
+    `lpcc.quality.parse_metric` takes them, that need no labels. What `item` finds for the assignment `first` (ranges of
+    tensors) it is given time to find before any trial, and may use for all.
     """
 
     model: bytes
@@ -51,6 +52,7 @@ class Subject:
     target: Target | None = None
     metrics: tuple[str, ...] = ("sqnr", "agreement")
     seed: int = 0
+    first: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def digest(self) -> str:
@@ -61,8 +63,8 @@ class Subject:
             found.update(f"{name} {array.dtype} {array.shape} ".encode())
             found.update(array.data)
         software = " ".join(f"{name} {version(name)}" for name in ("lpcc", "onnxruntime", "numpy"))
-        asked = f"{self.item} {self.option} {self.judged} {self.target!r} {self.metrics} {self.seed} {software}"
-        found.update(asked.encode())
+        asked = (self.option, self.judged, self.target, self.metrics, self.seed, self.first, software)
+        found.update(f"{self.item} {asked}".encode())
         found.update(self.model)
         return found.hexdigest()
 
@@ -86,6 +88,8 @@ class Bench:
         self._context = Context(target=self.subject.target, calibration=images, seed=self.subject.seed)
         self._batches = list(images.head(self.subject.judged).batches(_BATCH))
         self._expected = [self._outputs(reference, place) for place in range(len(self._batches))]
+        if self.subject.first:
+            self.model(dict(self.subject.first))
 
     def model(self, assignment: Mapping[str, str]) -> onnx.ModelProto:
         """The network with these choices."""

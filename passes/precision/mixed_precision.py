@@ -15,7 +15,8 @@ import onnx_graphsurgeon as gs
 from lpcc.analysis.macs import constant_bytes, macs
 from lpcc.analysis.shapes import bind
 from lpcc.errors import UsageError
-from lpcc.graph import from_proto, to_proto
+from lpcc.graph import clone, from_proto, to_proto
+from lpcc.passes.normalize import RaiseOpset
 from lpcc.passes.precision.prices import Prices
 from lpcc.passes.precision.solve import Assignment, Outcome, least_bytes, least_damage, options_of
 from lpcc.passes.quantize import Quantize
@@ -42,9 +43,10 @@ _MOST_VALUES = 1 << 25
 class MixedPrecision(Pass):
     """Quantise with as many bits for each layer as it needs: least damage for a size or a speed, or least size for it.
 
-    For each layer and each of the `choices` the damage is measured: the network with all layers in 8 bits against that
-    with this layer changed alone, both compared with the original's outputs on calibration images
-    (`lpcc.quality.noise`). Damages of different layers add up nearly, as their rounding errors are nearly independent:
+    For each layer and each of the `choices` the damage is measured: how far the outputs go from the original's on
+    calibration images (`lpcc.quality.noise`) with this layer on integers alone and all others in float. Damages of
+    different layers add up nearly, as their rounding errors are nearly independent (among quantised layers the others'
+    noise would drown what is measured):
 
         minimise    sum over layers of damage(layer, choice)
         subject to  sum over layers of bytes(layer, choice) <= `size` x bytes of the network in 8 bits
@@ -102,12 +104,13 @@ class MixedPrecision(Pass):
         layers, data = prices.layers(), ctx.calibration
         if not layers or data is None:
             return self._using().run(graph, ctx)  # which says why
-        macs_per_image = sum(macs(graph, bind(graph)).values())
-        subject = self._subject(graph, ctx, data, macs_per_image)
-        table = self._table(subject, layers, ctx)
-        if self.max_drop is not None and math.isnan(table.of(_BASE).values["agreement"]):
+        subject = self._subject(graph, layers, ctx, data)
+        # A layer by itself would often not pay for its conversions.
+        alone = replace(subject, item=replace(subject.item, min_work=0.0))
+        table = self._table(alone, layers, ctx)
+        if self.max_drop is not None and math.isnan(table.of(FLOAT).values["agreement"]):
             return _refused(graph, "`max-drop` counts changes of the highest class, and no output is class scores")
-        found = self._solved(prices, layers, partial(table.damage, _BASE), _real(subject, prices, ctx))
+        found = self._solved(prices, layers, partial(_damage, table), _real(subject, prices, ctx))
         if isinstance(found, str):
             return _refused(graph, found)
         return self._writing(found).run(graph, ctx)
@@ -172,7 +175,7 @@ class MixedPrecision(Pass):
     def _writing(self, assignment: Assignment) -> Quantize:
         return replace(self._using(), bits=format_choices(assignment))
 
-    def _subject(self, graph: gs.Graph, ctx: Context, data: Dataset, macs_per_image: int) -> Subject:
+    def _subject(self, graph: gs.Graph, layers: list[str], ctx: Context, data: Dataset) -> Subject:
         from lpcc.sensitivity import Subject
 
         using = self._using()
@@ -180,24 +183,36 @@ class MixedPrecision(Pass):
             using = replace(using, ranges="mse")
         images = _images(data)
         count = len(next(iter(images.values())))
-        judged = min(count, int(np.clip(_WORK // max(1, macs_per_image), *_IMAGES)))
-        model = to_proto(graph).SerializeToString(deterministic=True)
-        return Subject(model, using, "bits", images, judged, ctx.target, seed=ctx.seed)
+        work = sum(macs(graph, bind(graph)).values())
+        judged = min(count, int(np.clip(_WORK // max(1, work), *_IMAGES)))
+        opset = max(width.opset for choice in (_BASE, *self.choices) if (width := parse_choice(choice)) is not None)
+        raised = clone(graph)
+        RaiseOpset(to=opset).run(raised, ctx)  # once, and not in each trial; where it refuses, each does
+        model = to_proto(raised).SerializeToString(deterministic=True)
+        first = tuple((layer, _BASE) for layer in layers)
+        return Subject(model, using, "bits", images, judged, ctx.target, seed=ctx.seed, first=first)
 
     def _table(self, subject: Subject, layers: list[str], ctx: Context) -> Table:
         """Measured once in a run, also where the guard asks again with other layers skipped."""
-        from lpcc.sensitivity import around, measure
+        from lpcc.sensitivity import leave_one_in, measure
 
         def measured() -> Table:
             return measure(
                 subject,
-                around(layers, _BASE, list(dict.fromkeys(self.choices))),
+                leave_one_in(layers, list(dict.fromkeys((_BASE, *self.choices))), FLOAT),
                 cache=Path(self.cache) if self.cache else None,
                 processes=self.processes or None,
                 progress=partial(ctx.progress, "measure sensitivities"),
             )
 
         return ctx.keep(f"mixed-precision: {subject.digest} {self.choices}", measured)
+
+
+def _damage(table: Table, layer: str, choice: str) -> float:
+    """Noise that a choice adds to that of 8 bits. What it takes away by chance counts for nothing."""
+    alone = table.damage(FLOAT, layer, choice)
+    added = alone - table.damage(FLOAT, layer, _BASE)
+    return added if choice == FLOAT else max(added, 0.0)
 
 
 def _real(subject: Subject, prices: Prices, ctx: Context) -> Callable[[Assignment], Outcome]:

@@ -58,9 +58,9 @@ class Prices:
         values, _, axis = contraction(self._nodes[layer])
         width, channels = parse_choice(choice), values.shape[axis]
         if width is None or width.activations > 8:
-            return values.size * _FLOAT_BYTES
+            return int(values.size) * _FLOAT_BYTES
         wide = wide_channels(width, channels)
-        each = values.size // max(channels, 1)
+        each = int(values.size) // max(channels, 1)
         order = _INDEX_BYTES * channels if 0 < wide < channels else 0
         return wide * each + -(-(channels - wide) * each * width.bits // 8) + order
 
