@@ -106,7 +106,7 @@ class MixedPrecision(Pass):
             return self._using().run(graph, ctx)  # which says why
         subject = self._subject(graph, layers, ctx, data)
         # A layer by itself would often not pay for its conversions.
-        alone = replace(subject, item=replace(subject.item, min_work=0.0))
+        alone = replace(subject, item=replace(self._quick(), min_work=0.0))
         table = self._table(alone, layers, ctx)
         if self.max_drop is not None and math.isnan(table.of(FLOAT).values["agreement"]):
             return _refused(graph, "`max-drop` counts changes of the highest class, and no output is class scores")
@@ -172,15 +172,17 @@ class MixedPrecision(Pass):
             )
         return passes[0]
 
+    def _quick(self) -> Quantize:
+        """What measures: without the search of `auto`, which takes long and finds nearly the same for all choices."""
+        using = self._using()
+        return replace(using, ranges="mse") if using.ranges == "auto" else using
+
     def _writing(self, assignment: Assignment) -> Quantize:
         return replace(self._using(), bits=format_choices(assignment))
 
     def _subject(self, graph: gs.Graph, layers: list[str], ctx: Context, data: Dataset) -> Subject:
         from lpcc.sensitivity import Subject
 
-        using = self._using()
-        if using.ranges == "auto":  # whose search takes long and finds nearly the same for all choices
-            using = replace(using, ranges="mse")
         images = _images(data)
         count = len(next(iter(images.values())))
         work = sum(macs(graph, bind(graph)).values())
@@ -190,7 +192,7 @@ class MixedPrecision(Pass):
         RaiseOpset(to=opset).run(raised, ctx)  # once, and not in each trial; where it refuses, each does
         model = to_proto(raised).SerializeToString(deterministic=True)
         first = tuple((layer, _BASE) for layer in layers)
-        return Subject(model, using, "bits", images, judged, ctx.target, seed=ctx.seed, first=first)
+        return Subject(model, self._quick(), "bits", images, judged, ctx.target, seed=ctx.seed, first=first)
 
     def _table(self, subject: Subject, layers: list[str], ctx: Context) -> Table:
         """Measured once in a run, also where the guard asks again with other layers skipped."""

@@ -56,7 +56,7 @@ class Prices:
     def bytes_of(self, layer: str, choice: str) -> int:
         """Bytes of a layer's weights: integers, and the order of the channels where it takes one."""
         values, _, axis = contraction(self._nodes[layer])
-        width, channels = parse_choice(choice), values.shape[axis]
+        width, channels = parse_choice(choice), int(values.shape[axis])
         if width is None or width.activations > 8:
             return int(values.size) * _FLOAT_BYTES
         wide = wide_channels(width, channels)
