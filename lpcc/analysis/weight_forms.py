@@ -45,11 +45,11 @@ class WeightForm:
 
     @property
     def bits(self) -> int:
-        """Bits that tell the different values of a channel apart; 9 where there are more than 256 in all."""
+        """Bits that tell the different values of a channel apart; 32 where there are more than 256 in all."""
         if self.shape in ("binary", "ternary"):
             return 1 if self.shape == "binary" else 2
         levels = self.distinct + (self.density < 1.0)
-        return max(1, (levels - 1).bit_length())
+        return max(1, (levels - 1).bit_length()) if self.distinct <= _MOST_SHARED else 32
 
 
 def weight_form(nodes: Iterable[gs.Node]) -> WeightForm | None:

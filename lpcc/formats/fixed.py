@@ -4,7 +4,8 @@
 
 Courbariaux, Bengio, David: Training deep neural networks with low precision multiplications, arXiv 1412.7024. Their
 dynamic fixed point watches how many numbers overflow: it doubles the scale where they are more than a given share, and
-halves it where they would not be even then. Where that comes to rest for given numbers is what `fit` finds at once.
+halves it where they would not be even then. Where that comes to rest for given numbers is what `fit` finds at once. In
+few bits it pays to let more overflow than that; without such a share the point is that of least squared error.
 """
 
 from __future__ import annotations
@@ -16,10 +17,12 @@ import numpy as np
 from lpcc.errors import UsageError
 from lpcc.formats.format import TENSOR, Array, Codes, Format, Layout
 from lpcc.formats.integer import AffineScales, affine
+from lpcc.formats.search import least_squares
 
 _MOST_BITS = 24
 """A float32 holds no more digits than that."""
 _EXPONENTS = (-100, 100)
+_FINER = 5  # how many places the point may move from where nothing overflows
 
 
 @dataclass(frozen=True)
@@ -27,18 +30,22 @@ class Fixed(Format[AffineScales]):
     """Fixed point of `width` bits, sign included.
 
     `fraction` of them are behind the point, which may be more than there are, or fewer than none. None stands for
-    dynamic fixed point: as many as let at most a share `overflow` of each row's numbers overflow.
+    dynamic fixed point: as many as let at most a share `overflow` of each row's numbers overflow (1e-4 in the paper),
+    or, where that is None too, as many as have the least squared error.
     """
 
     width: int = 8
     fraction: int | None = None
-    overflow: float = 1e-4
+    overflow: float | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.width <= _MOST_BITS:
             raise UsageError(f"fixed point has 2 to {_MOST_BITS} bits, not {self.width}")
         if self.fraction is not None and not _EXPONENTS[0] <= self.fraction <= _EXPONENTS[1]:
             raise UsageError(f"fraction bits are between {_EXPONENTS[0]} and {_EXPONENTS[1]}, not {self.fraction}")
+
+        if self.overflow is not None and not 0 <= self.overflow < 1:
+            raise UsageError(f"the share that may overflow is between 0 and 1, not {self.overflow}")
 
     @property
     def ends(self) -> tuple[int, int]:
@@ -49,16 +56,24 @@ class Fixed(Format[AffineScales]):
         """Where the point stands for each row."""
         rows = layout.rows(np.asarray(values, dtype=np.float32))
         if self.fraction is not None:
-            exponent = np.full(len(rows), -self.fraction)
+            scale = np.full(len(rows), 2.0**-self.fraction)
+        elif self.overflow is not None:
+            scale = self._covering(rows, int(self.overflow * rows.shape[1]))
         else:
-            # The greatest number that must not overflow: no more than the share lies above it.
-            allowed = int(self.overflow * rows.shape[1])
-            magnitudes = np.abs(rows)
-            top = np.partition(magnitudes, -1 - allowed, axis=1)[:, -1 - allowed] if rows.shape[1] else np.zeros(1)
-            wanted = top.astype(np.float64) / (self.ends[1] + 0.5)  # what rounds to the last code does not overflow
-            exponent = np.ceil(np.log2(np.where(wanted > 0, wanted, 1.0)))
-        exponent = np.clip(exponent, *_EXPONENTS)
-        return AffineScales(layout, np.exp2(exponent).astype(np.float32), np.zeros(len(rows), dtype=np.float32))
+            widest = self._covering(rows, 0)
+            finer = (np.maximum(widest / 2**i, 2.0 ** _EXPONENTS[0]) for i in range(_FINER))
+            scale = least_squares(rows, finer, lambda units: np.clip(np.rint(units), *self.ends), 0)
+        return AffineScales(layout, scale.astype(np.float32), np.zeros(len(rows), dtype=np.float32))
+
+    def _covering(self, rows: Array, allowed: int) -> Array:
+        """The least power of two for each row with which no more than so many numbers overflow."""
+        if not rows.shape[1]:
+            return np.ones(len(rows))
+        top = np.partition(np.abs(rows), -1 - allowed, axis=1)[:, -1 - allowed].astype(np.float64)
+        wanted = top / (self.ends[1] + 0.5)  # what rounds to the last code does not overflow
+        exponent = np.ceil(np.log2(np.where(wanted > 0, wanted, 1.0)))
+        scale: Array = np.exp2(np.clip(exponent, *_EXPONENTS))
+        return scale
 
     def encode(self, values: Array, scales: AffineScales) -> Codes:
         """Nearest codes, halves to even."""

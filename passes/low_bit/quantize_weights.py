@@ -33,7 +33,7 @@ _OPTIONS: Final = {
     "int8": ("symmetric", "block"),
     "int4": ("symmetric", "block"),
     "int2": ("symmetric", "block"),
-    "fixed": ("bits", "fraction"),
+    "fixed": ("bits", "fraction", "overflow"),
     "pow2": ("k", "bits", "scale"),
     "flightnn": ("k", "mean_k", "threshold", "bits", "scale"),
     "ternary": ("threshold",),
@@ -81,6 +81,9 @@ class QuantizeWeights(Pass):
     """Bits of a number: 8 by default for ``fixed``, 2 for ``dorefa``, 4 for each power of two."""
     fraction: Annotated[int, Range(-100, 100)] | None = None
     """Bits behind the point of ``fixed``; by default those that fit each layer (dynamic fixed point)."""
+    overflow: Annotated[float, Range(0, 0.99)] | None = None
+    """Share of a layer's weights that may overflow where ``fixed`` finds its point, 1e-4 in the paper; by default the
+    point is that of least squared error."""
     k: Annotated[int, Range(1, 4)] | None = None
     """Powers of two in a weight: 1 by default for ``pow2``; the most, 2 by default, for ``flightnn``."""
     mean_k: Annotated[float, Range(0, 4)] | None = None
@@ -122,7 +125,7 @@ class QuantizeWeights(Pass):
         if self.format in ("int8", "int4", "int2"):
             return Integer(int(self.format[3:]), self.symmetric is not False)
         if self.format == "fixed":
-            return Fixed(self.bits or 8, self.fraction)
+            return Fixed(self.bits or 8, self.fraction, self.overflow)
         if self.format == "pow2":
             return PowerOfTwo(self.k or 1, self.bits or 4, self.scale or "free")
         if self.format == "flightnn":

@@ -86,7 +86,7 @@ def test_channels_may_need_different_numbers_of_terms() -> None:
         (signs(4, 40) * (RNG.random((4, 40)) < 0.5), 2),
         (RNG.integers(-7, 8, (64, 64)), 4),
         (RNG.integers(-127, 128, (64, 64)), 8),
-        (RNG.standard_normal((64, 64)), 9),
+        (RNG.standard_normal((64, 64)), 32),
     ],
 )
 def test_bits_tell_values_apart(weights: np.ndarray, bits: int) -> None:

@@ -122,7 +122,7 @@ def error(kind, values, layout=TENSOR):
 MORE = {
     "integer": [Integer(bits) for bits in (2, 3, 4, 6, 8, 12, 16)],
     "asymmetric": [Integer(bits, symmetric=False) for bits in (2, 3, 4, 6, 8)],
-    "fixed": [Fixed(bits, overflow=0) for bits in (2, 3, 4, 6, 8, 16)],
+    "fixed": [Fixed(bits) for bits in (2, 3, 4, 6, 8, 16)],
     "terms": [PowerOfTwo(k) for k in (1, 2, 3, 4)],
     "pure terms": [PowerOfTwo(k, scale="power") for k in (1, 2, 3, 4)],
     "budget": [FLightNN(mean_k=mean) for mean in (0, 0.5, 1, 1.5, 2)],
@@ -174,10 +174,16 @@ class TestFixed:
             assert top <= step * (kind.ends[1] + 0.5)
             assert top > step / 2 * (kind.ends[1] + 0.5)
 
+    @given(values=arrays, bits=st.integers(2, 8))
+    def test_the_best_point_errs_no_more_than_others(self, values, bits):
+        best = error(Fixed(bits), values)
+        for share in (0, 1e-4, 0.1):
+            assert best <= error(Fixed(bits, overflow=share), values) * (1 + 1e-5) + 1e-9
+
     def test_few_may_overflow(self):
         values = np.linspace(-1, 1, 10_000).astype(np.float32)
         values[:2] = 100
-        assert Fixed(8).fit(values).scale[0] == 1  # one in 10,000 may, these are two
+        assert Fixed(8, overflow=1e-4).fit(values).scale[0] == 1  # one in 10,000 may, these are two
         assert Fixed(8, overflow=1e-3).fit(values).scale[0] == 2.0**-6
 
 
@@ -299,6 +305,7 @@ class TestLayout:
         lambda: Integer(17),
         lambda: Fixed(1),
         lambda: Fixed(8, fraction=1000),
+        lambda: Fixed(8, overflow=1),
         lambda: PowerOfTwo(0),
         lambda: PowerOfTwo(1, 9),
         lambda: FLightNN(k=1, mean_k=2),

@@ -53,6 +53,7 @@ FORMATS = [
     {"format": "fixed", "bits": 16},
     {"format": "fixed", "bits": 6, "fraction": 4},
     {"format": "fixed", "bits": 4},
+    {"format": "fixed", "overflow": 0.01},
     {"format": "fixed", "bits": 4, "per_channel": True},
     {"format": "pow2"},
     {"format": "pow2", "k": 2, "scale": "power"},
