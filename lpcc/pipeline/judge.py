@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lpcc.runtime import Session
 
 DEFAULT_AGREEMENT = 90.0
-DEFAULT_SQNR_DB = 10.0
+DEFAULT_SQNR_DB = 15.0
 
 _COMPARED_SAMPLES = 256
 _LAYER_SAMPLES = 16
@@ -35,7 +35,7 @@ class Budget:
     `max_drop` counts in the unit of the metric, percentage points for accuracies; None without labels, and for metrics
     that compare with the original. `min_agreement`, in percent of the samples, is a floor for models that give class
     scores, `min_sqnr`, in dB, one for all models. A floor of None was not asked for; where there is no `max_drop`
-    defaults take its place: 90 % for models that give class scores, and 10 dB for outputs that are none.
+    defaults take its place: 90 % for models that give class scores, and 15 dB for outputs that are none, such as boxes.
     """
 
     metric: str | None

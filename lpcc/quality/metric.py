@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any, ClassVar, Protocol
@@ -132,6 +133,9 @@ class Custom:
 
     It is called once per batch with the outputs by name, samples on the first axis, and labels (N,) or None. The metric
     is the mean over samples. A budget counts in its unit: let it return percent to have percentage points.
+
+    For what is no mean over samples it may be a class instead, such as a mean average precision: one is made for each
+    measurement, its ``add(outputs, labels)`` is called once per batch, and its ``value()`` is the metric.
     """
 
     name: str
@@ -142,7 +146,7 @@ class Custom:
 
     def start(self) -> Tally:
         """Begin."""
-        return _CustomTally(self)
+        return _GatheringTally(self) if isinstance(self.function, type) else _CustomTally(self)
 
 
 @dataclass
@@ -203,14 +207,35 @@ class _CustomTally:
     seen: Mean = field(default_factory=Mean)
 
     def add(self, outputs: Outputs, reference: Outputs, batch: Batch) -> None:  # noqa: ARG002
-        try:
-            value = float(self.metric.function(dict(outputs), batch.labels))
-        except (Exception, SystemExit) as error:  # whatever the user's function raises
-            raise DataError(f"metric {self.metric.name} raised {type(error).__name__}: {error}") from error
-        self.seen.add(value, batch.count)
+        with _reporting(self.metric):
+            self.seen.add(float(self.metric.function(dict(outputs), batch.labels)), batch.count)
 
     def value(self) -> float:
         return self.seen.value
+
+
+class _GatheringTally:
+    def __init__(self, metric: Custom) -> None:
+        self._metric = metric
+        with _reporting(metric):
+            self._own = metric.function()
+
+    def add(self, outputs: Outputs, reference: Outputs, batch: Batch) -> None:  # noqa: ARG002
+        with _reporting(self._metric):
+            self._own.add(dict(outputs), batch.labels)
+
+    def value(self) -> float:
+        with _reporting(self._metric):
+            return float(self._own.value())
+
+
+@contextmanager
+def _reporting(metric: Custom) -> Iterator[None]:
+    """Turn whatever a user's code raises into an error of the data, with the metric's name."""
+    try:
+        yield
+    except (Exception, SystemExit) as error:
+        raise DataError(f"metric {metric.name} raised {type(error).__name__}: {error}") from error
 
 
 BUILTIN: dict[str, Metric] = {

@@ -144,6 +144,11 @@ def test_a_users_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     (tmp_path / "my_metric.py").write_text(
         "def mean(outputs, labels):\n    return outputs['y'].mean() + labels.mean()\n"
         "def bad(outputs, labels):\n    return outputs['z']\n"
+        "class Span:\n"
+        "    def __init__(self):\n        self.seen = []\n"
+        "    def add(self, outputs, labels):\n        self.seen += list(labels)\n"
+        "    def value(self):\n        return max(self.seen) - min(self.seen)\n"
+        "class Broken(Span):\n    def value(self):\n        return 1 / 0\n"
     )
     monkeypatch.chdir(tmp_path)
     labels = np.arange(10)
@@ -153,6 +158,10 @@ def test_a_users_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert value == pytest.approx(LOGITS.mean() + labels.mean(), rel=1e-5)
     with pytest.raises(DataError, match="metric my_metric:bad raised KeyError: 'z'"):
         evaluate(classifier(), data(), parse_metric("my_metric:bad"))
+    span = parse_metric("my_metric:Span")
+    assert [evaluate(classifier(), data(4, labels), span, batch=3).value for _ in range(2)] == [9, 9]  # one for each
+    with pytest.raises(DataError, match="metric my_metric:Broken raised ZeroDivisionError"):
+        evaluate(classifier(), data(4, labels), parse_metric("my_metric:Broken"))
     with pytest.raises(UsageError, match="has no `none`"):
         parse_metric("my_metric:none")
     sys.modules.pop("my_metric")
