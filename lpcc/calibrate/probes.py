@@ -85,8 +85,10 @@ def probes_of(
         if limits[0] == 0.0:
             probes[name] = Probe(sample, None, high, limits)
             continue
-        inputs_of_min, axes = ([name, _AXES], {}) if opset >= _AXES_ARE_INPUTS else ([name], {"axes": [1, 2, 3]})
-        nodes[low] = helper.make_node("ReduceMin", inputs_of_min, [low], keepdims=0, **axes)
+        if opset >= _AXES_ARE_INPUTS:
+            nodes[low] = helper.make_node("ReduceMin", [name, _AXES], [low], keepdims=0)
+        else:
+            nodes[low] = helper.make_node("ReduceMin", [name], [low], keepdims=0, axes=[1, 2, 3])
         probes[name] = Probe(sample, low, high, limits)
     return probes, nodes
 

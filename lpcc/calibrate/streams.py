@@ -31,8 +31,8 @@ class Statistics:
 class Average:
     """Moving average of numbers that come one by one: the mean of the first hundred, then 1 % of each new one.
 
-    ``a_n = a_(n-1) + max(1 / n, 0.01) * (x_n - a_(n-1))``. The start is the mean, so that a short stream is not ruled by
-    its first number.
+    ``a_n = a_(n-1) + max(1 / n, 0.01) * (x_n - a_(n-1))``. It starts as the mean, so that the first number does not
+    rule a short stream.
     """
 
     def __init__(self) -> None:

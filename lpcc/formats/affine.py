@@ -50,6 +50,19 @@ def activation_params(low: float, high: float, dtype: np.dtype[Any]) -> Params:
     return Params(scale, zero, dtype)
 
 
+def symmetric_params(magnitude: float, dtype: np.dtype[Any]) -> Params:
+    """Symmetric parameters for ``[-magnitude, magnitude]``, with the zero point in the middle of the integers.
+
+    That is 0 for signed integers, 128 for uint8. The least integer of all is not needed.
+    """
+    info = np.iinfo(dtype)
+    half = (int(info.max) - int(info.min)) // 2
+    zero = int(info.max) - half
+    if not magnitude > _SMALLEST * half:
+        return Params(np.float32(1.0), zero, dtype)
+    return Params(np.float32(magnitude / half), zero, dtype)
+
+
 def quantize(values: Array, params: Params) -> Array:
     """Integers of `values`: rounded half to even, as QuantizeLinear does, and clipped."""
     info = np.iinfo(params.dtype)

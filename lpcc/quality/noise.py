@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,27 @@ _ENERGY_SHARE = 0.1
 """Weight of the energy of the error beside the divergence of the class probabilities."""
 
 
+@dataclass(frozen=True)
+class Noise:
+    """How far results are from those expected, in two measures."""
+
+    decisions: float
+    """Mean divergence ``KL(p || q)`` of the class probabilities, summed over the outputs that are class scores."""
+    energy: float
+    """Energy of the error relative to that of the signal, summed over the outputs; class scores count a tenth."""
+
+    @property
+    def total(self) -> float:
+        """Both in one number."""
+        return self.decisions + self.energy
+
+    def relative_to(self, other: Noise) -> float:
+        """Mean of the two measures as shares of those of `other`; a measure that is zero there does not count."""
+        pairs = ((self.decisions, other.decisions), (self.energy, other.energy))
+        shares = [mine / theirs for mine, theirs in pairs if theirs > 0]
+        return sum(shares) / len(shares) if shares else self.total
+
+
 def noise_of(pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]]) -> float:
     """How far results are from those expected, summed over the outputs.
 
@@ -22,6 +44,11 @@ def noise_of(pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]]) -
     matters and what moves improbable classes does not, plus a little of the other measure, which decides where all
     classes are sure. For all other outputs the energy of the error relative to that of the signal.
     """
+    return noise_parts(pairs).total
+
+
+def noise_parts(pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]]) -> Noise:
+    """The two parts of `noise_of`, from pairs of what is expected and what is found, by name of the output."""
     signal: dict[str, float] = {}
     error: dict[str, float] = {}
     divergences: dict[str, list[Array]] = {}
@@ -36,8 +63,10 @@ def noise_of(pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]]) -
                 p, q = _log_probabilities(reference), _log_probabilities(result)
                 divergences.setdefault(name, []).append((np.exp(p) * (p - q)).sum(axis=1))
     energy = {name: error[name] / signal[name] for name in signal if signal[name] > 0}
-    decisions = sum(float(np.concatenate(rows).mean()) for rows in divergences.values())
-    return decisions + sum(e * (_ENERGY_SHARE if name in divergences else 1.0) for name, e in energy.items())
+    return Noise(
+        sum(float(np.concatenate(rows).mean()) for rows in divergences.values()),
+        sum(e * (_ENERGY_SHARE if name in divergences else 1.0) for name, e in energy.items()),
+    )
 
 
 def _log_probabilities(output: Array) -> Array:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -15,17 +14,18 @@ import onnx_graphsurgeon as gs
 from lpcc import edit
 from lpcc.analysis.macs import macs
 from lpcc.analysis.shapes import bind
-from lpcc.calibrate import Histogram, Statistics, choose, collect
 from lpcc.formats.affine import Array
 from lpcc.graph import clone, to_proto
 from lpcc.passes.quantize.admission import note_batch_norms, refusal
 from lpcc.passes.quantize.bits import WeightBits, Width, parse_bits, raised, with_weights
 from lpcc.passes.quantize.emit import WeightScheme, Writer
+from lpcc.passes.quantize.frontier import Group
+from lpcc.passes.quantize.local import Choice
 from lpcc.passes.quantize.lowering import lower
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement
 from lpcc.passes.quantize.placing import Wishes, place
-from lpcc.passes.quantize.refine import Factors, Group, closest, refine
+from lpcc.passes.quantize.ranging import RangeOptions, Ranges, Ranging
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 
 Scheme = tuple[np.dtype, WeightScheme]
@@ -45,9 +45,11 @@ class Quantize(Pass):
     data, which shares the scale of its input. Jacob et al., Quantization and training of neural networks for efficient
     integer-arithmetic-only inference (2018).
 
-    Ranges come from one streaming run over the calibration images (`lpcc.calibrate`): extremes (``minmax``), a share of
-    the values (``percentile``), the least divergence (``entropy``), the least squared error (``mse``), or that
-    range widened or narrowed by what it does to the network's outputs (``auto``, see `lpcc.passes.quantize.refine`).
+    Ranges come from one streaming run over the calibration images (`lpcc.calibrate`): extremes (``minmax``), the moving
+    average of those of each image (``average``), a share of the values (``percentile``), the least divergence
+    (``entropy``), the least squared error (``mse``); from searches that start there and widen or narrow each range by
+    what it does to the layers that read the tensor (``output``, see `lpcc.passes.quantize.local`), or to the network's
+    outputs (``auto``, see `lpcc.passes.quantize.refine`).
 
     Left alone, each with its reason: layers named in `skip`; layers whose weights are not constant, not float32 or not
     finite; operators without an integer kernel (transposed and 3-D convolutions); what is not between integer kernels,
@@ -62,10 +64,12 @@ class Quantize(Pass):
 
     scheme: Literal["target", "u8s8", "s8s8"] = "target"
     """Types of activations and weights; by default what the target's runtime is fast with."""
-    ranges: Literal["auto", "minmax", "percentile", "entropy", "mse"] = "auto"
+    ranges: Ranges = "auto"
     """How the range of an activation is chosen."""
     percentile: Annotated[float, Range(50, 100)] = 99.99
     """Share of the values, in percent, that lies below the upper end of a range (and above the lower)."""
+    symmetric: bool = False
+    """Whether activations have their zero point in the middle of the integers; without negative values u8 keeps 0."""
     per_channel: bool | None = None
     """Whether weights have a scale for each output channel; by default as the target says."""
     reduce_range: bool | None = None
@@ -174,46 +178,20 @@ class Quantize(Pass):
             return
         model = to_proto(graph)
         digest = hashlib.blake2b(model.SerializeToString(deterministic=True)).hexdigest()
-        exact = self.ranges == "minmax"
-        found: dict[str, Statistics] = ctx.keep(f"quantize: statistics of {digest}, exact {exact}", dict)
-        missing = [t.name for t in placement.tensors() if t.name not in found]
-        if missing:
-            progress = partial(ctx.progress, "calibrate")
-            found.update(collect(model, missing, data, progress, extremes="all" if exact else "sampled"))
+        options = RangeOptions(self.ranges, self.percentile, self.symmetric)
+        ranging = Ranging(model, digest, data, options, ctx)
+        found = ranging.statistics(placement.tensors())
+        means = {name: statistics.channel_means for name, statistics in found.items()}
 
-        def emit(graph: gs.Graph, placement: Placement, factors: Factors) -> None:
-            means = {name: statistics.channel_means for name, statistics in found.items()}
-            _emit(graph, placement, scheme, self._groups(placement, scheme[0], found), factors, means)
+        def emit(graph: gs.Graph, placement: Placement, choice: Choice) -> None:
+            _emit(graph, placement, scheme, ranging.groups(placement, scheme[0]), choice, means)
 
-        def attempt(factors: Factors) -> onnx.ModelProto:
+        def attempt(choice: Choice) -> onnx.ModelProto:
             trial = clone(graph)
-            emit(trial, replace(self._place(trial, ctx, Changes()), widths=placement.widths), factors)
+            emit(trial, replace(self._place(trial, ctx, Changes()), widths=placement.widths), choice)
             return to_proto(trial)
 
-        def refined() -> Factors:
-            groups = self._groups(placement, scheme[0], found).values()
-            progress = partial(ctx.progress, "refine ranges")
-            return closest(model, [{}, refine(model, groups, data, _macs(graph), progress)], attempt, data)
-
-        factors: Factors = {}
-        if self.ranges == "auto":
-            factors = ctx.keep(f"quantize: factors for {digest} {scheme}", refined)
-        emit(graph, placement, factors)
-
-    def _groups(self, placement: Placement, activations: np.dtype, found: Mapping[str, Statistics]) -> dict[int, Group]:
-        """The tensors that share a scale, with the range that their statistics ask for."""
-        groups = {}
-        for key, tensors in placement.measured.items():
-            ranges = [self._range(found[t.name].histogram) for t in tensors if t.name in found]
-            low = min((low for low, _ in ranges), default=0.0)
-            high = max((high for _, high in ranges), default=0.0)
-            bounds = placement.bounds.get(key, _UNBOUNDED)
-            groups[key] = Group(tuple(t.name for t in tensors), low, high, bounds, activations)
-        return groups
-
-    def _range(self, histogram: Histogram) -> tuple[float, float]:
-        method = "mse" if self.ranges == "auto" else self.ranges
-        return choose(histogram, method, percentile=self.percentile)
+        emit(graph, placement, ranging.search(placement, scheme[0], _macs(graph), attempt))
 
 
 def _emit(
@@ -221,11 +199,11 @@ def _emit(
     placement: Placement,
     scheme: Scheme,
     groups: Mapping[int, Group],
-    factors: Factors | None = None,
+    choice: Choice | None = None,
     means: Mapping[str, Array] | None = None,
 ) -> None:
-    """Rewrite the graph with the ranges of `groups`, widened by `factors`."""
-    params = {key: group.params((factors or {}).get(group.tensors, 1.0)) for key, group in groups.items()}
+    """Rewrite the graph with the ranges of `groups`, or those that `choice` has for them."""
+    params = {key: group.params((choice or {}).get(group.tensors)) for key, group in groups.items()}
     with edit.Edit(graph) as editing:
         Writer(editing, placement, params, scheme[1], means or {}).write()
 

@@ -11,194 +11,98 @@ in place of their joint optimisation, and without labels.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import onnx
-from onnx import TensorProto, helper
 
 from lpcc.errors import ModelError
-from lpcc.formats.affine import Params, activation_params
-from lpcc.quality.noise import noise_of
+from lpcc.passes.quantize.frontier import Array, Feeds, Frontier, Group, Interval, Quantized
+from lpcc.passes.quantize.local import Choice, Progress, descend, distinct
+from lpcc.quality.noise import Noise, noise_parts
 
-if TYPE_CHECKING:
-    from lpcc.data import Dataset
-
-_STEP = 1.3
-_LEAST_STEP = 1.1
-_NEGLIGIBLE = 0.02
-"""Share of all noise below which the tensors that cause least are left as they are, all together."""
-_WORK = 16_000_000_000
-"""Multiply-accumulates of one measurement, about: it decides how many images are used."""
-_IMAGES = (8, 64)
-_JUDGED_IMAGES = 128
-_BATCH = 8
-
-Array = np.ndarray[Any, Any]
-Factors = Mapping[tuple[str, ...], float]
-"""By how much the range of a group of tensors is scaled; 1 for those that are not listed."""
-
-Progress = Callable[[int, int], None]
+_NEGLIGIBLE = 0.003
+"""Share of the noise of the whole quantised network below which a tensor is left as it is."""
+_CLEARLY = 0.8
+"""Share of the first choice's noise that another must stay below."""
+_HELD_BYTES = 1 << 27
+"""Bytes of tensors that are held so as not to compute them again."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """Tensors that share a scale, by name, and the range for them, which keeps within `bounds`."""
+def outputs_of(model: onnx.ModelProto, feeds: Feeds) -> list[dict[str, Array]]:
+    """What a network gives for each feed.
 
-    tensors: tuple[str, ...]
-    low: float
-    high: float
-    bounds: tuple[float, float]
-    dtype: np.dtype[Any]
+    Raises:
+        ModelError: onnxruntime cannot run it.
+    """
+    from lpcc.runtime import Session
 
-    def params(self, factor: float) -> Params:
-        """Scale and zero point for the range, scaled by `factor`."""
-        least, most = self.bounds
-        return activation_params(max(self.low * factor, least), min(self.high * factor, most), self.dtype)
+    session = Session(model, threads=_threads())
+    return [session.run(feed) for feed in feeds]
 
 
 def refine(
     model: onnx.ModelProto,
-    groups: Iterable[Group],
-    data: Dataset,
-    macs: int,
+    groups: Sequence[Group],
+    starts: Sequence[Choice],
+    feeds: Feeds,
+    expected: Sequence[Mapping[str, Array]],
+    whole: Noise,
     progress: Progress = lambda _done, _total: None,
-) -> dict[tuple[str, ...], float]:
-    """For the tensors of each group the factor by which their range is best scaled; 1 where it matters least.
+) -> dict[tuple[str, ...], Interval]:
+    """For each group the range with which the outputs are closest to those `expected`, from the best of `starts` on.
 
-    `model` is the float network, of `macs` multiply-accumulates per image. The images are the first few of `data`.
+    `model` is the float network and `expected` what it gives for `feeds`; `whole` is the noise of the network quantised
+    as a whole, which says what counts.
 
     Raises:
-        ModelError: onnxruntime cannot run the network.
+        ModelError: onnxruntime cannot run some part of the network.
     """
-    from lpcc.runtime import Session
+    frontier = Frontier(model, feeds, _HELD_BYTES)
+    outputs = [info.name for info in model.graph.output]
+    places = {group.tensors: min(map(frontier.place, group.tensors)) for group in groups}
+    found = {}
+    for done, group in enumerate(sorted(groups, key=lambda group: places[group.tensors])):
+        progress(done, len(groups))
+        frontier.advance(places[group.tensors])
+        quantized = Quantized(model, group, frontier.held, outputs, _threads())
 
-    images = data.head(int(np.clip(_WORK // max(1, macs), *_IMAGES)))
-    feeds = [batch.feeds for batch in images.batches(_BATCH)]
-    session = Session(model)
-    expected = [session.run(feed) for feed in feeds]
-    groups = list(groups)
-    steps = 2 * len(groups)
-    noise = []
-    for done, group in enumerate(groups):
-        progress(done, steps)
-        noise.append(_Probe(model, group, feeds, expected).noise(1.0))
-    factors = {group.tensors: 1.0 for group in groups}
-    left = sum(noise)
-    negligible = _NEGLIGIBLE * left
-    for done, place in enumerate(sorted(range(len(groups)), key=lambda place: -noise[place]), len(groups)):
-        if left <= negligible:
-            break
-        progress(done, steps)
-        left -= noise[place]
-        factors[groups[place].tensors] = _descend(_Probe(model, groups[place], feeds, expected).noise, noise[place])
-    return factors
+        def noise(interval: Interval, quantized: Quantized = quantized) -> float:
+            return noise_parts(zip(expected, quantized.run(interval), strict=True)).relative_to(whole)
+
+        tried: list[tuple[float, Interval]] = []
+        for interval in distinct(group, starts):
+            tried.append((noise(interval), interval))
+            if tried[-1][0] < _NEGLIGIBLE:
+                break
+        least, best = min(tried)
+        found[group.tensors] = best if least < _NEGLIGIBLE else descend(group, best, least, noise)[0]
+    return found
 
 
 def closest(
-    model: onnx.ModelProto,
-    choices: Sequence[Factors],
-    attempt: Callable[[Factors], onnx.ModelProto],
-    data: Dataset,
-) -> Factors:
-    """Of several choices of factors the one with which the whole quantised network comes closest to `model`.
+    choices: Sequence[Choice],
+    attempt: Callable[[Choice], onnx.ModelProto],
+    feeds: Feeds,
+    expected: Sequence[Mapping[str, Array]],
+) -> Choice:
+    """Of several choices of ranges the one with which the whole quantised network comes closest to what is `expected`.
 
-    What is best for each range alone need not be best together, nor on images that the refinement did not see.
-    `attempt` quantises the network. The first choice wins a tie, and where onnxruntime runs none of the results.
+    What is best for each range alone need not be best together, nor on images that it was not chosen on. `attempt`
+    quantises the network. The first choice is the one that is most likely best: another must have a fifth less noise,
+    as a few dozen images tell no smaller differences. It also wins where onnxruntime runs none of the results.
     """
-    from lpcc.runtime import Session
-
-    feeds = [batch.feeds for batch in data.head(_JUDGED_IMAGES).batches(_BATCH)]
-    session = Session(model, threads=os.cpu_count() or 1)
-    expected = [session.run(feed) for feed in feeds]
-
-    def noise(factors: Factors) -> float:
+    found: list[tuple[Choice, Noise]] = []
+    for choice in choices:
         try:
-            candidate = Session(attempt(factors), threads=os.cpu_count() or 1)
+            found.append((choice, noise_parts(zip(expected, outputs_of(attempt(choice), feeds), strict=True))))
         except ModelError:
-            return np.inf
-        return noise_of(zip(expected, (candidate.run(feed) for feed in feeds), strict=True))
-
-    return min(choices, key=noise)
-
-
-def _descend(noise: Callable[[float], float], start: float) -> float:
-    """The factor of least noise, by steps that go on while they help and grow finer when they do not."""
-    best, least = 1.0, start
-    step = _STEP
-    while step >= _LEAST_STEP:
-        for ratio in (step, 1 / step):
-            moved = False
-            while (found := noise(best * ratio)) < least:
-                best, least, moved = best * ratio, found, True
-            if moved:
-                break
-        step = step**0.5
-    return best
+            continue
+    if not found:
+        return choices[0]
+    first = found[0]
+    best = min(found, key=lambda entry: entry[1].relative_to(first[1]))
+    return best[0] if best[1].relative_to(first[1]) < _CLEARLY else first[0]
 
 
-class _Probe:
-    """The float network with one group of tensors quantised, by a scale and a zero point that are inputs."""
-
-    def __init__(
-        self,
-        model: onnx.ModelProto,
-        group: Group,
-        feeds: Sequence[Mapping[str, Array]],
-        expected: Sequence[Mapping[str, Array]],
-    ) -> None:
-        from lpcc.runtime import Session
-
-        self.group = group
-        self.feeds = feeds
-        self.expected = expected
-        probed = _probed(model, group.tensors, group.dtype)
-        self.session = Session(probed, threads=os.cpu_count() or 1)
-
-    def noise(self, factor: float) -> float:
-        """Noise at the outputs with the range scaled by `factor`."""
-        params = self.group.params(factor)
-        extra = {
-            _SCALE: np.asarray(params.scale, dtype=np.float32),
-            _ZERO: np.asarray(params.zero_point, dtype=params.dtype),
-        }
-        found = (self.session.run({**feed, **extra}) for feed in self.feeds)
-        return noise_of(zip(self.expected, found, strict=True))
-
-
-_SCALE, _ZERO = "lpcc_probe_scale", "lpcc_probe_zero_point"
-
-
-def _probed(model: onnx.ModelProto, tensors: Sequence[str], dtype: np.dtype[Any]) -> onnx.ModelProto:
-    """The model in which all readers of `tensors` read them quantised and dequantised."""
-    probed = onnx.ModelProto()
-    probed.CopyFrom(model)
-    graph = probed.graph
-    names = {name: f"{name}_lpcc_probed" for name in tensors}
-    nodes: list[onnx.NodeProto] = []
-    for name in tensors:
-        if any(info.name == name for info in graph.input):
-            nodes += _pair(name, names[name])
-    for node in graph.node:
-        for index, name in enumerate(node.input):
-            if name in names:
-                node.input[index] = names[name]
-        nodes.append(node)
-        for name in node.output:
-            if name in names:
-                nodes += _pair(name, names[name])
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del graph.node[:]
-    graph.node.extend(copies)
-    kind = TensorProto.INT8 if dtype == np.int8 else TensorProto.UINT8
-    graph.input.append(helper.make_tensor_value_info(_SCALE, TensorProto.FLOAT, []))
-    graph.input.append(helper.make_tensor_value_info(_ZERO, kind, []))
-    return probed
-
-
-def _pair(name: str, renamed: str) -> Iterator[onnx.NodeProto]:
-    integers = f"{renamed}_integers"
-    yield helper.make_node("QuantizeLinear", [name, _SCALE, _ZERO], [integers])
-    yield helper.make_node("DequantizeLinear", [integers, _SCALE, _ZERO], [renamed])
+def _threads() -> int:
+    return os.cpu_count() or 1

@@ -1,0 +1,132 @@
+"""Where the ranges of `quantize` come from: statistics of one run, and searches that start from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from lpcc.calibrate import Extremes, Method, Statistics, collect, joint
+from lpcc.calibrate.apart import used_and_apart
+from lpcc.data import Dataset
+from lpcc.passes.quantize.frontier import Group
+from lpcc.passes.quantize.local import Choice, refine_locally
+from lpcc.passes.quantize.placement import Placement
+from lpcc.passes.quantize.refine import closest, outputs_of, refine
+from lpcc.pipeline import Context
+from lpcc.quality.noise import noise_parts
+
+Ranges = Literal["auto", "output", "minmax", "average", "percentile", "entropy", "mse"]
+
+_LOOKED_AT: Mapping[str, Extremes] = {"minmax": "all", "average": "image", "output": "image", "auto": "image"}
+_STARTS: Sequence[Method] = ("mse", "minmax", "average")
+"""Where searches start; the first one is for tensors that no search was made for."""
+_WORK = 16_000_000_000
+"""Multiply-accumulates of one measurement at the outputs, about: it decides how many images are used."""
+_IMAGES = (8, 128)
+_LOCAL_WORK = 4_000_000_000
+_LOCAL_IMAGES = (4, 32)
+_APART = 64
+_UNBOUNDED = (-np.inf, np.inf)
+
+
+@dataclass(frozen=True)
+class RangeOptions:
+    """How ranges are chosen: the options of `quantize` of these names."""
+
+    ranges: Ranges
+    percentile: float
+    symmetric: bool
+
+
+class Ranging:
+    """Ranges for one float network; statistics and searches are kept in the context, by the key given."""
+
+    def __init__(self, model: onnx.ModelProto, key: str, data: Dataset, options: RangeOptions, ctx: Context) -> None:
+        self._model = model
+        self._key = key
+        self._data = data
+        self._options = options
+        self._ctx = ctx
+        self._extremes: Extremes = _LOOKED_AT.get(options.ranges, "sampled")
+
+    def statistics(self, tensors: Iterable[gs.Tensor]) -> Mapping[str, Statistics]:
+        """Statistics by name of a tensor; of those asked for, and of others that were asked for before."""
+        found: dict[str, Statistics] = self._ctx.keep(f"quantize: {self._extremes} statistics of {self._key}", dict)
+        missing = [t.name for t in tensors if t.name not in found]
+        if missing:
+            progress = partial(self._ctx.progress, "calibrate")
+            found.update(collect(self._model, missing, self._data, progress, extremes=self._extremes))
+        return found
+
+    def groups(self, placement: Placement, dtype: np.dtype) -> dict[int, Group]:
+        """By id of a leader, the tensors that share its scale, with the range that their statistics ask for."""
+        asked = self._options.ranges
+        return self._groups(placement, dtype, _STARTS[0] if asked == "auto" or asked == "output" else asked)
+
+    def search(
+        self, placement: Placement, dtype: np.dtype, macs: int, attempt: Callable[[Choice], onnx.ModelProto]
+    ) -> Choice:
+        """Ranges by the errors that they cause, for the options that ask for that; none for the others.
+
+        `macs` are the multiply-accumulates for one image; `attempt` quantises the network with a choice of ranges.
+        """
+        searches = {"output": self._by_layers, "auto": self._by_network}
+        if self._options.ranges not in searches:
+            return {}
+        name = f"quantize: ranges by {self._options} for {self._key} {dtype}"
+        search = searches[self._options.ranges]
+        return self._ctx.keep(name, lambda: search(placement, dtype, macs, attempt))
+
+    def _by_layers(self, placement: Placement, dtype: np.dtype, macs: int, _: object) -> Choice:
+        starts = self._starts(placement, dtype)
+        count = int(np.clip(_LOCAL_WORK // max(1, macs), *_LOCAL_IMAGES))
+        feeds = [batch.feeds for batch in self._data.head(count).batches(count)]
+        groups = list(self.groups(placement, dtype).values())
+        progress = partial(self._ctx.progress, "ranges by layers")
+        return refine_locally(self._model, groups, starts, feeds, progress)
+
+    def _by_network(
+        self, placement: Placement, dtype: np.dtype, macs: int, attempt: Callable[[Choice], onnx.ModelProto]
+    ) -> Choice:
+        local = self._by_layers(placement, dtype, macs, None)
+        starts = [local, *self._starts(placement, dtype)]
+        used, apart = used_and_apart(self._data, int(np.clip(_WORK // max(1, macs), *_IMAGES)), _APART)
+        expected = outputs_of(self._model, used)
+        expected_apart = expected if apart is used else outputs_of(self._model, apart)
+        whole = noise_parts(zip(expected, outputs_of(attempt(local), used), strict=True))
+        groups = list(self.groups(placement, dtype).values())
+        progress = partial(self._ctx.progress, "ranges by outputs")
+        refined = refine(self._model, groups, starts, used, expected, whole, progress)
+        return closest([refined, *starts], attempt, apart, expected_apart)
+
+    def _starts(self, placement: Placement, dtype: np.dtype) -> list[Choice]:
+        found = [self._groups(placement, dtype, method) for method in _STARTS]
+        return [{group.tensors: (group.low, group.high) for group in groups.values()} for groups in found]
+
+    def _groups(self, placement: Placement, dtype: np.dtype, method: Method) -> dict[int, Group]:
+        names: dict[int, set[str]] = {}
+        for unit in placement.units:
+            for tensor in [*unit.operands, *unit.results]:
+                if id(tensor) in placement.leaders:
+                    names.setdefault(id(placement.leaders[id(tensor)]), set()).add(tensor.name)
+        groups = {}
+        found = self.statistics(placement.tensors())
+        levels = int(np.iinfo(dtype).max) - int(np.iinfo(dtype).min) + 1
+        for key, tensors in placement.measured.items():
+            measured = tuple(t.name for t in tensors)
+            parts = [found[name] for name in measured if name in found]
+            bounds = placement.bounds.get(key, _UNBOUNDED)
+            least = max(min((part.histogram.low for part in parts), default=0.0), bounds[0])
+            symmetric = self._options.symmetric and (least < 0 or dtype.kind == "i")
+            low, high = joint(
+                parts, method, percentile=self._options.percentile, levels=levels - symmetric, symmetric=symmetric
+            )
+            followers = frozenset(names.get(key, ())) - set(measured)
+            groups[key] = Group(measured, low, high, bounds, dtype, followers, self._options.symmetric)
+        return groups
