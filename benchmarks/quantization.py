@@ -30,9 +30,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import detection
 import numpy as np
 import zoo
-from peers.boxes import Truth
 from peers.judging import Judged, Subject, judge
 from peers.tools import TOOLS, Made, Tool, Workshop
 
@@ -121,11 +121,7 @@ def _subject(name: str, images: int, evaluation: int) -> Subject:
     calibration, _ = module.feeds(name, "calib", images)
     unseen, labels = module.feeds(name, "eval", evaluation)
     subject = Subject(name, zoo.model(name).resolve(), calibration, unseen, labels, _CHOICES.get(name, {}))
-    if name != _DETECTOR:
-        return subject
-    halves = [module.feeds(name, half)[0] for half in ("calib", "eval")]
-    scenes = {feed: np.concatenate([half[feed] for half in halves]) for feed in halves[0]}
-    return replace(subject, scenes=scenes, truth=Truth.read(zoo.ROOT / "data" / "coco128.npz"))
+    return replace(subject, scenes=detection.samples()) if name == _DETECTOR else subject
 
 
 def _arrays(data: Dataset, count: int) -> tuple[dict[str, np.ndarray], np.ndarray | None]:

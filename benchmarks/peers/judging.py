@@ -9,7 +9,7 @@ from statistics import median
 
 import numpy as np
 import onnx
-from peers.boxes import Truth, fastestdet, map50
+from detection import MeanAveragePrecision
 
 from lpcc.errors import LpccError
 from lpcc.quality import Difference, Hits, same_choice, scores
@@ -31,8 +31,7 @@ class Subject:
     choices: Mapping[str, int]
     """Outputs that are scores of classes, apart from (N, C), with the axis of the classes."""
     scenes: dict[str, np.ndarray] | None = None
-    """Images with true boxes, for FastestDet."""
-    truth: Truth | None = None
+    """Images of coco128 in order, for FastestDet."""
 
 
 @dataclass
@@ -138,10 +137,11 @@ def _run(session: Session, feeds: Mapping[str, np.ndarray]) -> Outputs:
 
 def _map50(session: Session, subject: Subject) -> float | None:
     """Mean average precision; None where there are no boxes to find."""
-    if subject.scenes is None or subject.truth is None:
+    if subject.scenes is None:
         return None
-    (output,) = _run(session, subject.scenes).values()
-    return map50([fastestdet(one) for one in output], subject.truth)
+    outputs, metric = _run(session, subject.scenes), MeanAveragePrecision()
+    metric.add(outputs, np.arange(len(next(iter(outputs.values())))))
+    return metric.value()
 
 
 def _named_like(outputs: Outputs, expected: Outputs) -> Outputs:

@@ -48,8 +48,9 @@ TOOLS = (
     Tool("NNCF mixed", "for_nncf.py", "MIXED", "nncf"),
     Tool("Quark", "for_quark.py", "U8S8_AAWS", "quark"),
     Tool("Quark AdaRound", "for_quark.py", "U8S8_AAWS_ADAROUND", "quark"),
-    Tool("AIMET", "for_aimet.py", "", "aimet"),
-    Tool("AIMET CLE", "for_aimet.py", "CLE", "aimet"),
+    Tool("AIMET min-max", "for_aimet.py", "min_max", "aimet"),
+    Tool("AIMET enhanced", "for_aimet.py", "tf_enhanced", "aimet"),
+    Tool("AIMET CLE", "for_aimet.py", "tf_enhanced CLE", "aimet"),
     Tool("neural-compressor", "for_neural_compressor.py", "", "neural-compressor"),
 )
 

@@ -20,7 +20,7 @@ EXAMPLE = ROOT / "examples" / "fashion_mnist"
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """`benchmarks/quantization.py`, imported as it is when it runs as a script."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    for name in ("quantization", "zoo", "peers", "peers.boxes", "peers.judging", "peers.tools"):
+    for name in ("quantization", "zoo", "peers", "detection", "peers.judging", "peers.tools"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     return importlib.import_module("quantization")
 
@@ -76,40 +76,10 @@ def test_maps_of_choices_are_judged_by_their_axis(script: ModuleType) -> None:
     assert np.isnan(judged.score)
 
 
-def test_average_precision_of_boxes(script: ModuleType) -> None:
-    boxes = importlib.import_module("peers.boxes")
-    left, right = [0.1, 0.1, 0.4, 0.4], [0.6, 0.6, 0.9, 0.9]
-    truth = boxes.Truth(np.array([0, 0, 1]), np.array([3, 3, 3]), np.array([left, right, left]), np.zeros(3, bool))
-
-    def found(*each: tuple[list[float], float]) -> object:
-        return boxes.Found(np.full(len(each), 3), np.array([b for b, _ in each]), np.array([c for _, c in each]))
-
-    assert boxes.map50([found((left, 0.9), (right, 0.8)), found((left, 0.7))], truth) == 100
-    # One of three is missed: precision 1 up to a recall of 2/3.
-    assert boxes.map50([found((left, 0.9), (right, 0.8)), found((right, 0.1))], truth) == pytest.approx(100 * 67 / 101)
-    # The second box on the same object is wrong, and better than a right one.
-    twice = [found((left, 0.9), (left, 0.85), (right, 0.8)), found((left, 0.7))]
-    assert boxes.map50(twice, truth) == pytest.approx(100 * (34 + 67 * 3 / 4) / 101)
-
-
-def test_boxes_of_cells(script: ModuleType) -> None:
-    boxes = importlib.import_module("peers.boxes")
-    output = np.zeros((7, 4, 4), np.float32)
-    output[3:5] = np.log(0.5 / 0.5)  # half as large as the image
-    for column, confidence in ((1, 1.0), (2, 0.9)):  # two neighbours find the same object
-        output[0, 2, column] = output[6, 2, column] = confidence
-    output[1, 2, 1] = np.arctanh(0.5)
-    output[1, 2, 2] = np.arctanh(-0.5)
-    found = boxes.fastestdet(output)
-    assert found.label.tolist() == [1]
-    np.testing.assert_allclose(found.box, [[0.125, 0.25, 0.625, 0.75]], atol=1e-6)
-    assert found.confidence[0] == pytest.approx(1)
-
-
 def test_a_tool_that_fails_leaves_its_reason(script: ModuleType, tmp_path: Path) -> None:
     tools = importlib.import_module("peers.tools")
     program = tmp_path / "program.py"
-    workshop = tools.Workshop(tmp_path / "cache", seconds=2.0, gigabytes=4.0)
+    workshop = tools.Workshop(tmp_path / "cache", seconds=1.0, gigabytes=4.0)
 
     def made(source: str, *, reuse: bool = False) -> object:
         program.write_text(source)
@@ -118,8 +88,8 @@ def test_a_tool_that_fails_leaves_its_reason(script: ModuleType, tmp_path: Path)
 
     failed = made("raise ValueError('it is no good')")
     assert failed.error == "ValueError: it is no good"
-    slow = made("import time; time.sleep(30)")
-    assert slow.error == "not done after 2 s"
+    slow = made("while True: pass")
+    assert slow.error == "not done after 1 s"
     greedy = made("import numpy; numpy.ones(2**40)")
     assert "MemoryError" in greedy.error
     written = made("import shutil, sys; model, _, result, variant = sys.argv[1:]; shutil.copy(model, result)")

@@ -1,6 +1,7 @@
 """AIMET: batch norms folded, weights per channel, the other settings its own.
 
-The variant `CLE` equalises layers first. Its made-up inputs need a number for every dimension.
+The variant is how ranges are chosen, and `CLE` behind it to equalise layers first. AIMET makes up inputs, for which
+every dimension needs a number.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ if __name__ == "__main__":
     task = Task.of_command_line()
     model = onnx.load(task.model)
     _fix_shapes(model, next(task.rows()))
-    if task.variant == "CLE":
+    scheme, *equalise = task.variant.split()
+    if equalise:
         equalize_model(model)
     else:
         fold_all_batch_norms_to_weight(model)
@@ -37,6 +39,7 @@ if __name__ == "__main__":
         model,
         param_type=int8,
         activation_type=int8,
+        quant_scheme=scheme,
         config_file=get_path_for_per_channel_config(),
         dummy_input=next(task.rows()),
     )

@@ -1,7 +1,9 @@
 """The model as its users prepare it for the other tools: `prepare.py MODEL RESULT`.
 
-onnx's own converter raises a file of an opset below 13, in which weights cannot have a scale for each channel; then
-onnxruntime's `quant_pre_process` folds batch norms and infers shapes. A step that fails is left out.
+Weights that are listed as inputs are so no more, as onnxruntime folds no such weights; onnx's own converter raises a
+file of an opset below 13, in which weights cannot have a scale for each channel; then onnxruntime's `quant_pre_process`
+folds batch norms and infers shapes. A step that fails is left out. In the end every node has a name of its own, which
+some tools rely on.
 """
 
 from __future__ import annotations
@@ -15,6 +17,24 @@ from onnx import version_converter
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 _OPSET = 13
+_IR = 7  # of that opset; from 4 on, initialisers need not be inputs
+
+
+def with_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with its initialisers as constants and not as inputs with default values."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    inputs = [info for info in model.graph.input if info.name not in constants]
+    del model.graph.input[:]
+    model.graph.input.extend(inputs)
+    model.ir_version = max(model.ir_version, _IR)
+    return model
+
+
+def named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a name for each node that has none."""
+    for index, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_number_{index}"
+    return model
 
 
 def raised(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -45,8 +65,9 @@ def prepared(model: onnx.ModelProto, result: Path) -> None:
     else:
         onnx.save(model, result)
     source.unlink()
+    onnx.save(named(onnx.load(result)), result)
 
 
 if __name__ == "__main__":
     onnxruntime.set_default_logger_severity(3)
-    prepared(raised(onnx.load(sys.argv[1])), Path(sys.argv[2]))
+    prepared(raised(with_constants(onnx.load(sys.argv[1]))), Path(sys.argv[2]))
