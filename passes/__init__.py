@@ -26,6 +26,7 @@ from lpcc.passes.normalize import (
 )
 from lpcc.passes.precision import MixedPrecision
 from lpcc.passes.quantize import Quantize
+from lpcc.passes.repair import AdaRound, Refit, RoundWeights
 from lpcc.pipeline import Pass
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "NAMED",
     "PRESETS",
     "AbsorbBias",
+    "AdaRound",
     "EliminateCommon",
     "EliminateDeadCode",
     "Equalize",
@@ -50,8 +52,10 @@ __all__ = [
     "RecogniseActivations",
     "RecogniseChannelShuffle",
     "RecogniseLayerNorm",
+    "Refit",
     "RemoveNoops",
     "ResolveShapes",
+    "RoundWeights",
     "Schedule",
 ]
 
@@ -77,6 +81,9 @@ BUILTIN: Final[tuple[type[Pass], ...]] = (
     Quantize,
     MixedPrecision,
     QuantizeWeights,
+    AdaRound,
+    RoundWeights,
+    Refit,
 )
 """All of them, in the order in which `lpcc passes` lists them."""
 

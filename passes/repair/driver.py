@@ -1,0 +1,245 @@
+"""Repairing the layers of a quantised network one by one, and keeping what brings it closer to the float one.
+
+Layers come in order. The quantised network, as repaired so far, says what the next one really reads, the float network
+what it should write; a `Solver` finds other integers. Several layers at once, each with what it read before the others
+were repaired, would make good the same error several times: 14 dB in place of 35 dB on a network of seven layers with
+4-bit weights.
+
+One image in four is kept apart. On these each layer must come closer to its float output, and in the end the whole
+network to the float network's outputs (`lpcc.quality.noise.noise_of`): else only the first half of the repairs stays,
+or the first quarter, and so on, as far as that helps.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from lpcc import edit
+from lpcc.analysis.shapes import bind
+from lpcc.calibrate.parts import Walk, part
+from lpcc.calibrate.patches import NoPatches
+from lpcc.errors import ModelError
+from lpcc.graph import to_proto
+from lpcc.passes.repair.sites import Rounding, Site, Undo, sites
+from lpcc.pipeline import Changes, Context
+from lpcc.quality.noise import noise_of
+
+if TYPE_CHECKING:
+    from lpcc.data import Batch, Dataset
+
+Array = np.ndarray[Any, Any]
+
+_APART = 4
+"""One image in so many is kept apart."""
+_BATCH = 8
+_AHEAD = 8
+"""Layers whose float outputs are found in one run."""
+_WALK_BYTES = 1 << 29
+"""Memory for what the quantised network is waiting with between two layers, for all images."""
+_TAKEN_BACK = "taken back: on images kept apart {} comes no closer to the float one"
+
+
+class Solver(ABC):
+    """Finds the integers of one layer from rows of what it reads and of what it should write."""
+
+    @classmethod
+    @abstractmethod
+    def per_image(cls, site: Site, images: int) -> int:
+        """How many rows are wanted of each of so many images."""
+
+    @abstractmethod
+    def __init__(self, site: Site) -> None:
+        """Start on a layer. Raises NoPatches with the reason where there is nothing to be done."""
+
+    @abstractmethod
+    def add(self, read: Array, wanted: Array) -> None:
+        """Take in rows (rows, groups, depth) that the layer reads and (rows, groups, outputs) that it should write."""
+
+    @abstractmethod
+    def solve(self) -> Iterator[Rounding]:
+        """Roundings to choose from, the best of which is taken."""
+
+
+@dataclass(frozen=True)
+class Repair:
+    """How the layers of a network are repaired: `solver` starts on a layer, `what` is said of one that was changed.
+
+    At most `images` images are used; layers named in `skip` are left alone.
+    """
+
+    solver: Callable[[Site], Solver]
+    per_image: Callable[[Site, int], int]
+    what: str
+    images: int
+    skip: tuple[str, ...]
+
+    def run(self, graph: gs.Graph, ctx: Context) -> Changes:
+        """Repair `graph` in place towards `ctx.unquantized`."""
+        changes = Changes()
+        data, unquantized = ctx.calibration, ctx.unquantized
+        whole = graph.name or "graph"
+        if unquantized is None:
+            changes.refuse(whole, "nothing was quantised before: there is no float network to come closer to")
+            return changes
+        count = min(self.images, 0 if data is None else len(data), max(2, _WALK_BYTES // _held_bytes(unquantized)))
+        if data is None or count < 2:
+            changes.refuse(whole, "there are not enough images to keep one apart")
+            return changes
+        found = list(sites(graph, unquantized, frozenset(self.skip), changes))
+        if not found:
+            if not changes.refused:
+                changes.refuse(whole, "no layer of it has integer weights")
+            return changes
+        _Run(self, graph, unquantized, data.head(count), changes, ctx).go(found)
+        return changes
+
+
+class _Run:
+    """One run over the layers of a graph."""
+
+    def __init__(
+        self, how: Repair, graph: gs.Graph, unquantized: gs.Graph, data: Dataset, changes: Changes, ctx: Context
+    ) -> None:
+        from lpcc.runtime import Session
+
+        self.how = how
+        self.graph = graph
+        self.data = data
+        self.changes = changes
+        self.ctx = ctx
+        self.float_model = to_proto(unquantized)
+        self.feeds = [feeds for batch, mask in self._masked() if (feeds := _only(batch, mask, data.fixed_batch))]
+        session = Session(self.float_model, threads=os.cpu_count() or 1)
+        self.expected = [session.run(feed) for feed in self.feeds]
+
+    def go(self, found: Sequence[Site]) -> None:
+        """Repair the layers `found`, which are in order."""
+        before = self._noise()
+        kept: list[tuple[Site, Undo]] = []
+        walk = Walk(self.data)
+        for start in range(0, len(found), _AHEAD):
+            some = found[start : start + _AHEAD]
+            limits = [self.how.per_image(site, len(self.data)) for site in some]
+            for place, (site, limit, wanted) in enumerate(
+                zip(some, limits, self._targets(some, limits), strict=True), start
+            ):
+                self.ctx.progress("repair", place, len(found))
+                try:
+                    rounding = self._solve(site, walk, wanted, limit)
+                except (NoPatches, ModelError) as why:
+                    self.changes.refuse(site.layer.node, str(why))
+                    continue
+                with edit.Edit(self.graph) as editing:
+                    kept.append((site, site.write(editing, rounding)))
+        self.ctx.progress("repair", len(found), len(found))
+        self._settle(kept, before)
+
+    def _settle(self, kept: Sequence[tuple[Site, Undo]], before: float) -> None:
+        """Keep as many of the first repairs as bring the whole network closer: all, half of them, a quarter ..."""
+        count = len(kept)
+        while count and not self._noise() < before:
+            with edit.Edit(self.graph) as editing:
+                for site, undo in kept[count // 2 : count]:
+                    undo(editing)
+                    self.changes.refuse(site.layer.node, _TAKEN_BACK.format("the network"))
+            count //= 2
+        for site, _ in kept[:count]:
+            self.changes.done(site.layer.node, self.how.what)
+
+    def _noise(self) -> float:
+        """Distance of the quantised network from the float one on the images kept apart."""
+        from lpcc.runtime import Session
+
+        session = Session(to_proto(self.graph), threads=os.cpu_count() or 1)
+        return noise_of(zip(self.expected, (session.run(feed) for feed in self.feeds), strict=True))
+
+    def _solve(self, site: Site, walk: Walk, wanted: Sequence[Array], limit: int) -> Rounding:
+        """A better rounding of a layer.
+
+        Raises:
+            NoPatches: there is none, or nothing to find one by.
+            ModelError: onnxruntime cannot run the network up to there.
+        """
+        solver = self.how.solver(site)
+        apart: list[tuple[Array, Array]] = []
+        reads = site.reads
+        masks = (mask for _, mask in self._masked())
+        for (batch, first, values), target, mask in zip(
+            walk.to(to_proto(self.graph), reads.tensor), wanted, masks, strict=True
+        ):
+            rows = reads.rows(values, batch, first, limit)
+            if not (np.isfinite(rows).all() and np.isfinite(target).all()):
+                raise NoPatches("it reads or writes numbers that are not finite")
+            solver.add(_flat(rows[~mask]), _flat(target[~mask]))
+            apart.append((_flat(rows[mask]), _flat(target[mask])))
+        read, asked = (np.concatenate(part) for part in zip(*apart, strict=True))
+        best, least = None, error(site, site.current, read, asked)
+        for rounding in solver.solve():
+            fits = rounding.bias is None or site.fits(rounding.bias, rounding.scales).all()
+            if fits and (found := error(site, rounding, read, asked)) < least:
+                best, least = rounding, found
+        if best is None:
+            raise NoPatches(_TAKEN_BACK.format("its output"))
+        return best
+
+    def _targets(self, some: Sequence[Site], limits: Sequence[int]) -> list[list[Array]]:
+        """For each layer, rows of what it should write, batch by batch; an empty list where there are none."""
+        from lpcc.runtime import Session
+
+        names = list(dict.fromkeys(site.target for site in some))
+        session = Session(part(self.float_model, names))
+        found: list[list[Array]] = [[] for _ in some]
+        first = 0
+        for batch in self.data.batches(_BATCH):
+            values = session.run({spec.name: batch.feeds[spec.name] for spec in session.inputs}, names)
+            for rows, site, limit in zip(found, some, limits, strict=True):
+                rows.append(site.wanted.rows(values[site.target], batch, first, limit))
+            first += batch.count
+        return found
+
+    def _masked(self) -> Iterator[tuple[Batch, Array]]:
+        """The batches, each with which of its images are kept apart."""
+        every, first = min(_APART, len(self.data)), 0
+        for batch in self.data.batches(_BATCH):
+            yield batch, np.arange(first, first + batch.count) % every == every - 1
+            first += batch.count
+
+
+def _only(batch: Batch, mask: Array, fixed: int | None) -> dict[str, Array]:
+    """What a model is fed for the images of a batch that `mask` names; empty where it names none."""
+    if not mask.any():
+        return {}
+    if batch.rows == 1:
+        return batch.feeds
+    rows = np.flatnonzero(mask)
+    taken = np.resize(rows, fixed or len(rows))  # a fixed batch is filled up with the same images
+    return {name: values[taken] for name, values in batch.feeds.items()}
+
+
+def _held_bytes(graph: gs.Graph) -> int:
+    """Memory that a walk keeps for one image, about: twice the largest activation in 8 bits."""
+    shapes = bind(graph)
+    sizes = [shapes.elements(tensor) for node in graph.nodes for tensor in node.outputs]
+    return 2 * max([size for size in sizes if size], default=1)
+
+
+def _flat(rows: Array) -> Array:
+    """Rows of all images, (rows, groups, numbers)."""
+    return rows.reshape(-1, *rows.shape[2:])
+
+
+def error(site: Site, rounding: Rounding, read: Array, wanted: Array) -> float:
+    """Mean squared error of a layer's output behind its activation, over rows that it reads and should write."""
+    weights = rounding.weights.astype(np.float32)
+    outputs = np.matmul(read.transpose(1, 0, 2), weights)  # (groups, rows, outputs)
+    if rounding.bias is not None:
+        outputs += rounding.bias.astype(np.float32)[:, None, :]
+    difference = site.activated(outputs) - site.activated(wanted.transpose(1, 0, 2))
+    return float(np.square(difference).mean(dtype=np.float64))

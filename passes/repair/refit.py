@@ -1,0 +1,56 @@
+"""The pass `refit`: weights and biases fitted by least squares to what the layers before them became."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, ClassVar
+
+import onnx_graphsurgeon as gs
+
+from lpcc.passes.repair.driver import Repair
+from lpcc.passes.repair.sums import Sums
+from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
+
+
+@dataclass(frozen=True)
+class Refit(Pass):
+    """Let each layer make good, as far as it linearly can, what quantisation did to its input.
+
+    With X what a layer reads in the quantised network and Y what it writes in the float one, both less their means,
+    its weights W become the nearest integers to
+
+        W' = (X^T X + r)^-1 (X^T Y + r W),     b' = E[y] - E[x] W'
+
+    with a regulariser r that keeps them near the float weights W where the images say little. Layer after layer, so
+    that each sees what the earlier ones became. Least squares against the float network's outputs as in He et al.,
+    Channel pruning for accelerating very deep neural networks (2017, arXiv 1707.06168), section 3.1, for the following
+    layer. `round-weights` starts with the same fit and then lets weights make good each other's rounding.
+
+    Integers stay within the grid that the layer has. Runs behind `quantize`, towards the float network that this left
+    in the context.
+
+    Left alone, each with its reason: layers whose output on images kept apart comes no closer to the float one, layers
+    that share their weights, transposed convolutions, weights of more than 8 bits, layers named in `skip`. All, half of
+    the repairs and so on are taken back if the network's outputs on these images come no closer.
+    """
+
+    name: ClassVar[str] = "refit"
+    fidelity: ClassVar[Fidelity] = Fidelity.APPROXIMATE
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
+
+    images: Annotated[int, Range(min=2)] = 128
+    """Calibration images that are used at most, a quarter of them to judge by."""
+    skip: tuple[str, ...] = ()
+    """Names of layers to be left alone."""
+
+    def run(self, graph: gs.Graph, ctx: Context) -> Changes:
+        """Fit the layers of the main graph; see the class."""
+        solver = partial(Sums, compensate=False)
+        what = "weights and bias fitted to what the layer reads"
+        return Repair(solver, Sums.per_image, what, self.images, self.skip).run(graph, ctx)
+
+    def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
+        """Nothing: no cost depends on which integers there are."""
+        del graph, ctx
+        return Changes()

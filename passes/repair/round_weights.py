@@ -1,0 +1,60 @@
+"""The pass `round-weights`: rounding with second-order error compensation, in closed form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, ClassVar, Literal
+
+import onnx_graphsurgeon as gs
+
+from lpcc.passes.repair.driver import Repair
+from lpcc.passes.repair.sums import Sums
+from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
+
+
+@dataclass(frozen=True)
+class RoundWeights(Pass):
+    """Round weights anew such that errors of one are made good by others, and by what the layer really reads.
+
+    For one layer after the other, with X what it reads in the quantised network as repaired so far and Y what it writes
+    in the float one, both less their means, the weights W' that bring it closest come from
+
+        (X^T X + r) W' = X^T Y + r W
+
+    with the float weights W and a regulariser r, of which three strengths are tried. These are rounded input by input,
+    largest variance first, to the scale's nearest integer; the error e of input k moves the inputs still to come by
+    ``-e U[k, :] / U[k, k]``, with U the upper Cholesky factor of the inverse of ``X^T X + r``. Frantar, Singh,
+    Alistarh, Optimal brain compression (2022, arXiv 2208.11580), and Frantar et al., GPTQ (2022, arXiv 2210.17323).
+    Descent over single integers follows, as long as it helps: Behdin et al., QuantEase (2023, arXiv 2309.01885). The
+    bias takes up the means. Of the images only sums of products are kept (`lpcc.calibrate.gram`).
+
+    Integers stay within the grid that the layer has, as does its number of bits. Runs behind `quantize`, towards the
+    float network that this left in the context.
+
+    Left alone, each with its reason: layers whose output on images kept apart comes no closer to the float one, layers
+    that share their weights, transposed convolutions, weights of more than 8 bits, layers named in `skip`. All, half of
+    the repairs and so on are taken back if the network's outputs on these images come no closer.
+    """
+
+    name: ClassVar[str] = "round-weights"
+    fidelity: ClassVar[Fidelity] = Fidelity.APPROXIMATE
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
+
+    scales: Literal["keep", "search"] = "keep"
+    """Whether scales per channel are kept, or chosen anew for the fitted weights."""
+    images: Annotated[int, Range(min=2)] = 128
+    """Calibration images that are used at most, a quarter of them to judge by."""
+    skip: tuple[str, ...] = ()
+    """Names of layers to be left alone."""
+
+    def run(self, graph: gs.Graph, ctx: Context) -> Changes:
+        """Round the weights of the main graph anew; see the class."""
+        solver = partial(Sums, compensate=True, search=self.scales == "search")
+        what = "weights rounded with compensation"
+        return Repair(solver, Sums.per_image, what, self.images, self.skip).run(graph, ctx)
+
+    def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
+        """Nothing: no cost depends on which integers there are."""
+        del graph, ctx
+        return Changes()
