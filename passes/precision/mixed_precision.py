@@ -18,7 +18,7 @@ from lpcc.errors import UsageError
 from lpcc.graph import clone, from_proto, to_proto
 from lpcc.passes.normalize import RaiseOpset
 from lpcc.passes.precision.prices import Prices
-from lpcc.passes.precision.solve import Assignment, Outcome, least_bytes, least_damage, options_of
+from lpcc.passes.precision.solve import Assignment, Choices, Outcome, least_bytes, least_damage, options_of
 from lpcc.passes.quantize import Quantize
 from lpcc.passes.quantize.bits import FLOAT, format_choices, parse_choice
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Pipeline, Range
@@ -157,12 +157,27 @@ class MixedPrecision(Pass):
         options = options_of(free, choices, damage, prices.bytes_of, latency)
         solve = least_damage if self.max_drop is None else least_bytes
         try:
+            self._check(options, base, whole, goal)
             found = solve(options, base, goal, lambda assignment: outcome_of({**assignment, **fixed}))
         except Infeasible as error:
             if not skipped:
                 raise
-            return f"with {len(skipped)} layers in float: {error}"
+            return f"with {len(skipped)} of the layers in float {error}"
         return {**found, **fixed}
+
+    def _check(self, options: Choices, base: Outcome, whole: Outcome, goal: Outcome) -> None:
+        """Say what is possible where a limit is out of reach even by itself. Raises Infeasible."""
+        least, fastest = base.bytes + options.ends("bytes")[0], base.ms + options.ends("ms")[0]
+        if least > goal.bytes:
+            share = math.ceil(1000 * least / whole.bytes) / 1000
+            raise Infeasible(
+                f"no choice of bits takes {self.size:g} of the bytes in 8 bits: the least possible is {share}"
+            )
+        if self.speedup is not None and fastest > goal.ms:
+            most = math.floor(100 * self.speedup * goal.ms / fastest) / 100
+            raise Infeasible(
+                f"no choice of bits is {self.speedup:g} times as fast as float: the most possible is {most}"
+            )
 
     def _using(self) -> Quantize:
         passes = Pipeline.parse(self.using).passes
