@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpcc.formats.affine import quantize_weights
@@ -16,6 +16,7 @@ def error(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
     return result
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 4]), st.sampled_from(["normal", "student", "skewed", "zero"]))
 def test_never_worse_than_the_largest_magnitude_as_the_scale(seed: int, bits: int, kind: str) -> None:
     rng = np.random.default_rng(seed)

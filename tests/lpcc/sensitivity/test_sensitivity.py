@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpcc.errors import LpccError, PassError
@@ -145,6 +145,7 @@ def test_the_digest_knows_all_that_matters(subject, change):
     assert replace(subject, **change).digest != subject.digest
 
 
+@settings(deadline=None)
 @given(st.integers(0, 400))
 def test_a_line_that_was_cut_off_is_dropped_and_the_rest_kept(tmp_path_factory, cut):
     folder = tmp_path_factory.mktemp("journal")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx.checker
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpcc.analysis.macs import parameters, stored_bytes
@@ -159,6 +159,7 @@ names = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_siz
 choices = st.sampled_from(["2", "4", "8", "16", "float", "4+8:25%", "2+8:12.5%", "4+8:100%"])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(names, choices), max_size=4))
 def test_text_form_there_and_back(pairs):
     """Names may hold anything: slashes, colons, commas, quotes, equals signs."""
@@ -177,6 +178,7 @@ def test_what_is_no_choice_is_refused(text):
         Pipeline.parse(f'quantize{{bits="{text}"}}')
 
 
+@settings(deadline=None)
 @given(st.integers(1, 300), st.floats(0, 1))
 def test_a_share_of_the_channels_is_rounded_up(channels, share):
     wide = wide_channels(Width(4, share), channels)
