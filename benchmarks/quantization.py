@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -62,6 +63,7 @@ def main() -> None:
     parser.add_argument("--evaluation", type=int, default=5000, help="evaluation images")
     parser.add_argument("--seconds", type=float, default=20.0, help="of timing for each model")
     parser.add_argument("--preset", default="accurate", help="of lpcc; `none` for the target's own pipeline")
+    parser.add_argument("--pipeline", help="of lpcc, in place of the preset")
     parser.add_argument("--target", default="host", help="of lpcc")
     parser.add_argument("--no-data", action="store_true", help="let lpcc try without any images, too")
     parser.add_argument(
@@ -73,7 +75,7 @@ def main() -> None:
     given = parser.parse_args()
     folder = given.folder or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lpcc-peers"
     workshop = Workshop(folder, given.limit, given.memory)
-    ours = _ours(given.preset, given.target, given.no_data)
+    ours = _ours(given)
     tools = [*ours, *_chosen(given.peers)]
     print(_heading(_COLUMNS), flush=True)
     asked = []
@@ -95,11 +97,15 @@ def _heading(columns: Sequence[str]) -> str:
     return f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}"
 
 
-def _ours(preset: str, target: str, no_data: bool) -> list[Tool]:
-    options = f"--target {target}" + ("" if preset == "none" else f" --preset {preset}")
-    tools = [Tool("lpcc", "for_lpcc.py", options, prepared=False)]
-    if no_data:
-        tools.append(Tool("lpcc without images", "for_lpcc.py", f"{options} no-data", prepared=False))
+def _ours(given: argparse.Namespace) -> list[Tool]:
+    options = ["--target", given.target]
+    if given.pipeline:
+        options += ["--pipeline", given.pipeline]
+    elif given.preset != "none":
+        options += ["--preset", given.preset]
+    tools = [Tool("lpcc", "for_lpcc.py", shlex.join(options), prepared=False)]
+    if given.no_data:
+        tools.append(Tool("lpcc without images", "for_lpcc.py", shlex.join([*options, "no-data"]), prepared=False))
     return tools
 
 

@@ -105,7 +105,8 @@ def test_a_tool_that_fails_leaves_its_reason(script: ModuleType, tmp_path: Path)
 def test_lpcc_and_onnxruntime_on_the_example(
     script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    options = ["--images", "32", "--evaluation", "200", "--seconds", "0.2", "--preset", "none"]
+    options = ["--images", "32", "--evaluation", "200", "--seconds", "0.2"]
+    options += ["--pipeline", "exact,quantize{ranges=mse scheme=u8s8}"]
     which = ["--models", str(EXAMPLE), "--folder", str(tmp_path), "--peers", "onnxruntime"]
     monkeypatch.setattr(sys, "argv", ["quantization.py", *which, *options])
     script.main()

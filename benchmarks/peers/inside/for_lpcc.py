@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 
 from lpcc.cli import main
@@ -12,7 +13,7 @@ from lpcc.errors import BudgetError
 
 if __name__ == "__main__":
     model, images, result, options = sys.argv[1:]
-    given = options.split()
+    given = shlex.split(options)
     data = ["--calib", images]
     if "no-data" in given:
         given.remove("no-data")
