@@ -15,16 +15,17 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from lpcc import edit
 from lpcc.door import files
 from lpcc.errors import ModelError
 from lpcc.graph import clone
 from lpcc.job import Images, Job, Model, open_job
 from lpcc.pipeline import Context, Need, Pass, Pipeline
+from lpcc.pipeline.diagnosis import Findings, diagnose
 from lpcc.pipeline.exactness import check_exact
-from lpcc.pipeline.guard import Judgement, Outcome, Returned, run_guarded
+from lpcc.pipeline.guard import Judgement, Returned, run_guarded
 from lpcc.pipeline.hooks import Reproduce
 from lpcc.pipeline.judge import Budget, ImageJudge
+from lpcc.pipeline.noise import noise_of_layers
 from lpcc.pipeline.pays import Race, race
 from lpcc.pipeline.preset import pipeline_for
 from lpcc.pipeline.runner import Hook, Record, run_pipeline
@@ -71,8 +72,10 @@ class Decision:
     returned: tuple[Returned, ...] = ()
     race: Race | None = None
     """The result against the original on the target."""
-    noise: Mapping[str, float] = field(default_factory=dict)
-    """SQNR of each layer's output in dB, by the name of the layer's node."""
+    undone: int | None = None
+    """Place of the first of the records whose rewrites were taken back, with all after it; None where none were."""
+    findings: Findings = field(default_factory=Findings)
+    """Of the layers of the result."""
 
 
 def optimize(
@@ -182,7 +185,7 @@ def plan(
     records += run_pipeline(job.graph, _runnable(job), job.ctx)
     job.notes.append("a plan: nothing was judged or written")
     decision = Decision(Variant(job.graph, job.target), "optimised", True, (), tuple(records))
-    decision = _against_exact(exact, decision, None)
+    decision = _against_exact(exact, decision, None, len(job.exact_passes))
     result = decision.result
     decision = replace(decision, race=race(job.original, result, None))
     return build_report(job, decision, result.model.ByteSize(), None)
@@ -218,11 +221,11 @@ def _decide(job: Job, hooks: Sequence[Hook]) -> Decision:
     decision = _guarded(job, exact, passes, judge, hooks, records)
     judged = decision.result
     if decision.result is not exact:
-        decision = _against_exact(exact, decision, job.feeds())
+        decision = _against_exact(exact, decision, job.feeds(), len(job.exact_passes))
     decision = _against_original(job, decision)
-    if decision.result is judged:
-        return decision
-    return replace(decision, judgement=judge(decision.result.model))  # of what is handed out, not of what was tried
+    if decision.result is not judged:
+        return replace(decision, judgement=judge(decision.result.model))  # of what is handed out, not of what was tried
+    return decision if decision.result is exact else replace(decision, findings=_findings(job, exact, decision, judge))
 
 
 def _runnable(job: Job) -> list[Pass]:
@@ -233,8 +236,8 @@ def _runnable(job: Job) -> list[Pass]:
     made_up = job.ctx.calibration is not None and job.ctx.calibration.is_synthetic
     if made_up and not job.ctx.hints and any(Need.CALIBRATION in item.needs for item in passes):
         job.notes.append(
-            "stays in float: without images (--calib) and without batch norms, whose statistics would stand in for "
-            "them, nobody can tell what quantisation costs"
+            "stays in float: without images (--calib), and without batch norms or limited activations, whose ranges "
+            "would stand in for them, nobody can tell what quantisation costs"
         )
         return []
     return passes
@@ -257,40 +260,37 @@ def _guarded(
         reasons = tuple(f"`{r.layer}` went back to float: {r.sqnr_db:.1f} dB" for r in outcome.returned)
         kept: Kept = "partly" if outcome.returned else "optimised"
         result = Variant(outcome.graph, job.target)
-        rounded = job.ctx.unquantized
-        noise = _noise(exact if rounded is None else Variant(rounded, job.target), result, outcome, judge)
-        return Decision(result, kept, True, reasons, records, judgement, outcome.returned, noise=noise)
+        return Decision(result, kept, True, reasons, records, judgement, outcome.returned)
     if judgement.problem is None:
         return Decision(exact, "optimised", True, ("the approximate passes found nothing to do",), records, judgement)
     reason = f"approximate passes taken back: {judgement.problem}, whichever layers stay in float"
-    return Decision(exact, "partly", False, (reason,), records, judge(exact.model))
+    return Decision(exact, "partly", False, (reason,), records, judge(exact.model), undone=first)
 
 
-def _noise(before: Variant, result: Variant, outcome: Outcome, judge: ImageJudge) -> dict[str, float]:
-    """SQNR of the layers that the approximate passes touched, by the name of the node.
+def _findings(job: Job, exact: Variant, decision: Decision, judge: ImageJudge) -> Findings:
+    """What there is to say of the layers that the approximate passes touched."""
+    guarded = decision.records[len(job.exact_passes) :]
+    touched = {rewrite.node for record in guarded for rewrite in record.changes.rewrites}
+    rounded = job.ctx.unquantized  # with the scales that its tensors have in the result
+    before = exact if rounded is None else Variant(rounded, job.target)
+    result = decision.result
+    noise = noise_of_layers(before.graph, before.model, result.model, touched, judge.layer_noise)
+    saturated = judge.saturation(result.model)
+    ran = {record.item.name for record in guarded}
+    worst = diagnose(before.graph, result.graph, noise, judge.few, ran, saturated)
+    return Findings(tuple(noise), tuple(worst), tuple(saturated))
 
-    `before` is the graph before it was rounded, with the scales that its tensors have in the result.
+
+def _against_exact(exact: Variant, decision: Decision, feeds: Mapping[str, np.ndarray] | None, first: int) -> Decision:
+    """The decision, or the exact graph where what the approximate passes made of it is no faster.
+
+    `first` is the place of their first record.
     """
-    touched = {rewrite.node for record in outcome.records for rewrite in record.changes.rewrites}
-    made = {name for node in result.model.graph.node for name in node.output}
-    outputs = {
-        edit.label(node): node.outputs[0].name
-        for node in before.graph.nodes
-        if edit.label(node) in touched and node.outputs[0].name in made
-    }
-    if not outputs:
-        return {}
-    noise = judge.layer_noise(before.model, result.model, sorted(set(outputs.values())))
-    return {layer: noise[tensor] for layer, tensor in outputs.items()}
-
-
-def _against_exact(exact: Variant, decision: Decision, feeds: Mapping[str, np.ndarray] | None) -> Decision:
-    """The decision, or the exact graph where what the approximate passes made of it is no faster."""
     against_exact = race(exact, decision.result, feeds)
     if against_exact.pays:
         return decision
     reasons = (*decision.reasons, f"approximate passes taken back: {against_exact}")
-    return replace(decision, result=exact, kept="partly", reasons=reasons, returned=(), noise={})
+    return replace(decision, result=exact, kept="partly", reasons=reasons, returned=(), undone=first)
 
 
 def _against_original(job: Job, decision: Decision) -> Decision:
@@ -305,7 +305,7 @@ def _against_original(job: Job, decision: Decision) -> Decision:
         return replace(decision, race=pays)
     reasons = (*decision.reasons, f"everything taken back: {pays}")
     same = replace(pays, after_ms=pays.before_ms, ratio=1.0)
-    return replace(decision, result=job.original, kept="original", reasons=reasons, returned=(), race=same, noise={})
+    return replace(decision, result=job.original, kept="original", reasons=reasons, returned=(), race=same, undone=0)
 
 
 def _without_inferred_types(model: onnx.ModelProto, original: onnx.ModelProto) -> onnx.ModelProto:

@@ -148,7 +148,11 @@ def optimize(
             )
             result.save(destination, overwrite_input=force)
             report = result.report
-    terminal.write_json(report.to_json())
+    try:
+        terminal.write_json(report.to_json())
+    except UsageError as error:
+        saved = "" if dry_run else f"; the model itself is written: {destination}"
+        raise UsageError(f"{error}{saved}") from error
     terminal.show(screen(report, terminal.width, verbose=verbose))
     if not report.verdict.met_budget:
         raise typer.Exit(BUDGET_NOT_MET)

@@ -5,7 +5,7 @@ budget does not hold, the layers that do the most damage of their own are added 
 attempt starts; calibration is not repeated. If the budget does not hold with all layers back, the passes are
 taken back as a whole, and the exact graph is the result.
 
-The damage of a layer is the fall of the signal-to-quantisation-noise ratio from its best-kept input to its output: a
+The damage of a layer is the fall of the signal-to-quantisation-noise ratio from its noisiest input to its output: a
 layer that merely hands on the noise of earlier ones does none.
 """
 

@@ -96,6 +96,7 @@ class ImageJudge:
         self.ctx = ctx
         self.budget = budget
         self.kernels = kernels
+        self._saturated: tuple[onnx.ModelProto, list[Saturation]] | None = None  # of the model that was last looked at
 
     def __call__(self, model: onnx.ModelProto) -> Judgement:
         """The judgement on a candidate."""
@@ -131,20 +132,26 @@ class ImageJudge:
         """SQNR in dB at tensors that both models make, less what saturation takes where kernels saturate."""
         from lpcc.quality import layer_sqnr
 
-        data = self._data.head(_LAYER_SAMPLES)
-        noise = layer_sqnr(reference, candidate, data, {name: name for name in names})
-        for name, found in self.saturation(candidate).items():
-            if name in noise:
-                noise[name] = _together(noise[name], found.sqnr_db)
+        noise = layer_sqnr(reference, candidate, self.few, {name: name for name in names})
+        for found in self.saturation(candidate):
+            if found.tensor in noise:
+                noise[found.tensor] = _together(noise[found.tensor], found.sqnr_db)
         return noise
 
-    def saturation(self, model: onnx.ModelProto) -> dict[str, Saturation]:
-        """The layers of a model that saturate, by the tensor that they make; none where kernels do not."""
+    def saturation(self, model: onnx.ModelProto) -> list[Saturation]:
+        """The layers of a model that saturate; none where kernels do not."""
         if self.kernels != "x86-novnni":
-            return {}
+            return []
         from lpcc.elsewhere import saturation
 
-        return {found.tensor: found for found in saturation(model, self._data.head(_LAYER_SAMPLES))}
+        if self._saturated is None or self._saturated[0] is not model:
+            self._saturated = (model, saturation(model, self.few))
+        return self._saturated[1]
+
+    @property
+    def few(self) -> Dataset:
+        """The images that single layers are looked at with."""
+        return self._data.head(_LAYER_SAMPLES)
 
     @cached_property
     def _data(self) -> Dataset:

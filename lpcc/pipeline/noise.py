@@ -19,7 +19,7 @@ Noise = Callable[[onnx.ModelProto, onnx.ModelProto, Sequence[str]], Mapping[str,
 
 @dataclass(frozen=True)
 class LayerNoise:
-    """A layer with the SQNR of its output in dB, and by how much that is below the SQNR of its best-kept input.
+    """A layer with the SQNR of its output in dB, and by how much that is below the SQNR of its noisiest input.
 
     A layer that merely hands on the noise of earlier ones does no damage of its own. Below 0, it quiets them.
     """

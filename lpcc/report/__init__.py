@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from lpcc.report.model import Figures, LayerReport, PassReport, Quality, RefusalReport, Report, Verdict
+from lpcc.report.model import Figures, LayerReport, PassReport, Quality, RefusalReport, Report, Verdict, WorstReport
 
-__all__ = ["Figures", "LayerReport", "PassReport", "Quality", "RefusalReport", "Report", "Verdict"]
+__all__ = ["Figures", "LayerReport", "PassReport", "Quality", "RefusalReport", "Report", "Verdict", "WorstReport"]

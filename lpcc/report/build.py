@@ -9,13 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 from lpcc.cost import Cost, LayerCost
 from lpcc.pipeline.base import Pass
+from lpcc.pipeline.diagnosis import share
 from lpcc.pipeline.runner import Record
 from lpcc.report.figures import figures_of
-from lpcc.report.model import Figures, LayerReport, PassReport, Quality, RefusalReport, Report, Verdict
+from lpcc.report.model import (
+    Figures,
+    LayerReport,
+    PassReport,
+    Quality,
+    RefusalReport,
+    Report,
+    Verdict,
+    WorstReport,
+)
 from lpcc.report.versions import versions
 
 if TYPE_CHECKING:
     from lpcc.driver import Decision
+    from lpcc.elsewhere import Saturation
     from lpcc.job import Job
 
 
@@ -39,7 +50,7 @@ def build_report(job: Job, decision: Decision, file_bytes: int, output: str | No
         before=before,
         after=after,
         quality=_quality(job, decision),
-        passes=tuple(_pass(record) for record in decision.records),
+        passes=tuple(_passes(decision)),
         layers=tuple(_layers(original.cost, result.cost, decision)),
         verdict=Verdict(
             kept=decision.kept,
@@ -48,8 +59,38 @@ def build_report(job: Job, decision: Decision, file_bytes: int, output: str | No
             speedup=speedup,
             measured=race is not None and race.measured,
         ),
-        notes=tuple(dict.fromkeys([*job.notes, *_assumptions(original.cost, result.cost), *result.cost.warnings])),
+        notes=tuple(
+            dict.fromkeys(
+                [
+                    *job.notes,
+                    *_saturation(decision),
+                    *_assumptions(original.cost, result.cost),
+                    *result.cost.warnings,
+                ]
+            )
+        ),
+        worst=tuple(_worst(decision)),
     )
+
+
+def _saturation(decision: Decision) -> Iterator[str]:
+    """A warning where layers saturate, and how to avoid it."""
+    found = decision.findings.saturated
+    if found:
+        worst = min(found, key=lambda layer: layer.sqnr_db)
+        several = f"{len(found)} layers saturate" if len(found) > 1 else "1 layer saturates"
+        yield (
+            f"without VNNI {several} in 16-bit sums, `{worst.layer}` most: {share(worst.share)} of its sums, "
+            f"{worst.sqnr_db:.1f} dB; weights of 7 bits do not: quantize{{reduce-range=true}}"
+        )
+
+
+def _worst(decision: Decision) -> Iterator[WorstReport]:
+    for found in decision.findings.worst:
+        noise = found.noise
+        yield WorstReport(
+            noise.layer, noise.sqnr_db, noise.damage_db, found.cause.kind, found.cause.detail, found.remedy
+        )
 
 
 def _assumptions(before: Cost, after: Cost) -> Iterator[str]:
@@ -83,16 +124,23 @@ def _quality(job: Job, decision: Decision) -> Quality:
         max_drop=job.budget.max_drop,
         min_agreement=min_agreement,
         min_sqnr=min_sqnr,
+        emulated=job.kernels,
     )
 
 
-def _pass(record: Record) -> PassReport:
+def _passes(decision: Decision) -> Iterator[PassReport]:
+    for place, record in enumerate(decision.records):
+        yield _pass(record, taken_back=decision.undone is not None and place >= decision.undone)
+
+
+def _pass(record: Record, *, taken_back: bool) -> PassReport:
     return PassReport(
         name=record.item.name,
         options=_options(record.item),
         seconds=record.seconds,
         counts=record.changes.counts,
         refused=tuple(RefusalReport(refusal.node, refusal.reason) for refusal in record.changes.refused),
+        taken_back=taken_back and bool(record.changes),
     )
 
 
@@ -105,18 +153,32 @@ def _layers(before: Cost, after: Cost, decision: Decision) -> Iterator[LayerRepo
     """The layers of the result, each beside the layer of the original that has a node of that name."""
     origin: dict[str, LayerCost] = {name: layer for layer in before.layers for name in layer.nodes}
     returned = {r.layer: r.sqnr_db for r in decision.returned}
+    noise = {found.layer: found for found in decision.findings.noise}
+    saturated = {found.layer: found for found in decision.findings.saturated}
     for layer in after.layers:
         names = (layer.name, *layer.nodes)
         source = next((origin[name] for name in names if name in origin), None)
         lost = returned.get(layer.name)
+        noisy = next((noise[name] for name in reversed(names) if name in noise), None)
+        own = max((noise[name].damage_db for name in names if name in noise), default=None)
+        cut = next((saturated[name] for name in names if name in saturated), None)
         yield LayerReport(
             name=layer.name,
             op=layer.op,
             dtype_before=None if source is None else source.dtype,
             dtype_after=layer.dtype,
-            sqnr_db=next((decision.noise[name] for name in reversed(names) if name in decision.noise), None),
+            sqnr_db=None if noisy is None else noisy.sqnr_db,
             macs=layer.macs,
             latency_ms_before=None if source is None else source.latency_ms,
             latency_ms_after=layer.latency_ms,
-            note="" if lost is None else f"float: went back, {lost:.1f} dB",
+            note=_note(lost, cut),
+            damage_db=own,
+            saturated=None if cut is None else cut.share,
+            saturated_db=None if cut is None else cut.sqnr_db,
         )
+
+
+def _note(lost: float | None, cut: Saturation | None) -> str:
+    if lost is not None:
+        return f"float: went back, {lost:.1f} dB"
+    return "" if cut is None else f"saturates: {share(cut.share)} of its sums, {cut.sqnr_db:.1f} dB"

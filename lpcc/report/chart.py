@@ -1,4 +1,4 @@
-"""A series of numbers as a few lines of block characters."""
+"""Numbers as block characters: a series as a few lines, one number as a bar."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
+_PARTS = " ▏▎▍▌▋▊▉█"
 
 
 def chart(values: Sequence[int], width: int, height: int = 4) -> list[str]:
@@ -25,3 +26,9 @@ def chart(values: Sequence[int], width: int, height: int = 4) -> list[str]:
         "".join(_EIGHTHS[min(8, max(0, level - 8 * (height - 1 - row)))] for level in eighths).rstrip()
         for row in range(height)
     ]
+
+
+def bar(share: float, width: int) -> str:
+    """A bar as long as `share`, from 0 to 1, of `width` columns; what is above 0 is seen."""
+    eighths = min(8 * width, max(round(8 * width * share), 1)) if share > 0 else 0
+    return _PARTS[8] * (eighths // 8) + (_PARTS[eighths % 8] if eighths % 8 else "")

@@ -25,7 +25,9 @@ def figures(graph: gs.Graph, target: Target, file_bytes: int) -> Figures:
 def figures_of(graph: gs.Graph, cost: Cost, file_bytes: int) -> Figures:
     """The figures of a graph whose `cost` is known already."""
     from lpcc import edit
+    from lpcc.analysis.storage import storage
 
+    stored = storage(graph)
     return Figures(
         nodes=sum(1 for _ in edit.nodes(graph)),
         parameters=cost.parameters,
@@ -35,6 +37,8 @@ def figures_of(graph: gs.Graph, cost: Cost, file_bytes: int) -> Figures:
         latency_ms=cost.latency_ms,
         energy_mj=cost.energy_mj,
         peak_activation_bytes=cost.peak_activation_bytes,
+        bytes_by_type=stored.by_type,
+        bits_per_weight=stored.effective_bits if stored.weights else None,
     )
 
 

@@ -33,6 +33,10 @@ class Figures:
     latency_ms: float | None
     energy_mj: float | None
     peak_activation_bytes: int
+    bytes_by_type: Mapping[str, int] = field(default_factory=dict)
+    """All constants by number format, the largest first."""
+    bits_per_weight: float | None = None
+    """Of the weights of layers, with their scales, as the file holds them. None: there are no such weights."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Quality:
     """The budget; so are the two floors below. None: not asked for."""
     min_agreement: float | None = None
     min_sqnr: float | None = None
+    emulated: str | None = None
+    """Whose integer kernels it was judged by: ``arm``, ``x86-vnni``, ``x86-novnni``; None: those of this machine."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class PassReport:
     counts: Mapping[str, int] = field(default_factory=dict)
     """Rewrites by kind."""
     refused: tuple[RefusalReport, ...] = ()
+    taken_back: bool = False
+    """Whether the result does without what it did."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,26 @@ class LayerReport:
     latency_ms_after: float | None = None
     note: str = ""
     """What happened to it: ``float: went back, 9.1 dB``."""
+    damage_db: float | None = None
+    """By how much its output is worse than the worst of its inputs: what it adds to the noise."""
+    saturated: float | None = None
+    """Share of its sums of two products that do not fit into 16 bits, where kernels add them up so."""
+    saturated_db: float | None = None
+    """Its result over what that takes from it."""
+
+
+@dataclass(frozen=True)
+class WorstReport:
+    """One of the layers that add most to the noise, and what could be done about it."""
+
+    name: str
+    sqnr_db: float | None
+    damage_db: float | None
+    cause: str
+    """``clipping``, ``outliers``, ``resolution``, ``weights``, ``saturation`` or ``arithmetic``."""
+    detail: str
+    """The cause in words."""
+    remedy: str
 
 
 @dataclass(frozen=True)
@@ -138,6 +166,8 @@ class Report:
     verdict: Verdict
     notes: tuple[str, ...] = ()
     """What the reader should know besides: assumed sizes, quality unverified by real data."""
+    worst: tuple[WorstReport, ...] = ()
+    """The layers that add most to the noise, the worst first; at most five."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as values that `json.dumps` takes with ``allow_nan=False``, keys in the order of the fields."""

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator
 
 from lpcc.report import units
+from lpcc.report.chart import bar
 from lpcc.report.model import Figures, Quality, Report
 from lpcc.report.table import Column, table
 
@@ -16,6 +17,9 @@ _BESIDE = 24
 """Columns that a table of passes takes beside the name of a pass and what it did."""
 _REFUSED = 5
 """Nodes that are named for each reason of a refusal, with details."""
+
+_BAR = 8
+"""Columns of a bar."""
 
 _REASONS = 8
 """Reasons of the verdict that are listed."""
@@ -35,6 +39,7 @@ def screen(report: Report, width: int, *, verbose: bool = False) -> Iterator[Lin
     if report.quality.metric is not None:
         yield from _wrapped(_quality(report.quality), width)
         yield ""
+    yield from _worst(report, width)
     yield from _passes(report, width, verbose=verbose)
     if verbose:
         yield from _refusals(report, width)
@@ -53,12 +58,17 @@ def _figures(before: Figures, after: Figures, how: str, width: int) -> Iterator[
         ("peak of activations", units.size, before.peak_activation_bytes, after.peak_activation_bytes),
     ]
     cells = [[name, text(old), text(new), units.change(old, new)] for name, text, old, new in rows]
+    if after.bits_per_weight is not None:
+        cells.insert(4, _timed("bits per weight", units.number, before.bits_per_weight, after.bits_per_weight))
     cells.append(_timed(f"latency ({how})", units.ms, before.latency_ms, after.latency_ms))
     cells.append(_timed("energy (predicted)", units.mj, before.energy_mj, after.energy_mj))
     columns = [Column("", elastic=True), *(Column(title, right=True) for title in ("before", "after", "change"))]
     title, *body = table(columns, cells, width)
     yield (title, "bold")
     yield from body
+    if after.bytes_by_type and after.bytes_by_type != before.bytes_by_type:
+        types = ", ".join(f"{name} {units.size(size)}" for name, size in after.bytes_by_type.items())
+        yield from _wrapped(f"weights by type: {types}", width)
 
 
 def _timed(name: str, text: units.Text, before: float | None, after: float | None) -> list[str]:
@@ -80,6 +90,8 @@ def _quality(quality: Quality) -> str:
         floor = "" if quality.min_sqnr is None else f" (at least {quality.min_sqnr:g})"
         parts.append(f"SQNR {units.decibels(quality.sqnr_db)}{floor}")
     where = f"on {quality.samples}{_DATA[quality.data]} samples"
+    if quality.emulated is not None:
+        where += f", as {quality.emulated} computes"
     return f"quality {where}: {', '.join(parts) or 'outputs are equal'}"
 
 
@@ -92,6 +104,8 @@ def _passes(report: Report, width: int, *, verbose: bool) -> Iterator[Line]:
             idle[item.name] = idle.get(item.name, 0) + refused
             continue
         kinds = [f"{count} {what}" for what, count in item.counts.items()]
+        if item.taken_back:
+            kinds = [f"taken back: {kinds[0]}", *kinds[1:]]
         if not verbose:
             kinds = [_shortened(kinds, width - len(item.name) - _BESIDE)]
         rows.append([item.name, kinds[0], str(refused or ""), f"{item.seconds:.2f} s"])
@@ -109,6 +123,35 @@ def _passes(report: Report, width: int, *, verbose: bool) -> Iterator[Line]:
     if idle:
         names = [f"{name} ({refused} refused)" if refused else name for name, refused in idle.items()]
         yield from _wrapped(f"nothing to do for {', '.join(names)}", width)
+
+
+def _worst(report: Report, width: int) -> Iterator[Line]:
+    """The layers that add most to the noise, with a bar each, why they do, and what could be done."""
+    if not report.worst:
+        return
+    top = max(layer.damage_db or 0.0 for layer in report.worst)
+    columns = [
+        Column("layers that add most noise", elastic=True, tail=True),
+        Column("SQNR", right=True),
+        Column("adds", drop=1),
+        Column("as", elastic=True),
+    ]
+    rows = [
+        [layer.name, units.decibels(layer.sqnr_db), _adds(layer.damage_db, top), layer.detail] for layer in report.worst
+    ]
+    title, *body = table(columns, rows, width)
+    yield (title, "bold")
+    for line, layer in zip(body, report.worst, strict=True):
+        yield line
+        yield from _wrapped(f"  -> {layer.remedy}", width)
+    yield ""
+
+
+def _adds(damage: float | None, top: float) -> str:
+    """What a layer adds to the noise, in dB behind a bar."""
+    if damage is None or damage <= 0 or top <= 0:
+        return ""
+    return f"{bar(damage / top, _BAR).ljust(_BAR)} {units.decibels(damage)}"
 
 
 def _shortened(kinds: list[str], room: int) -> str:
@@ -141,12 +184,14 @@ def _layers(report: Report, width: int) -> Iterator[Line]:
         Column("layer", elastic=True, tail=True),
         Column("op", elastic=True),
         Column("type"),
-        Column("MACs", right=True, drop=2),
-        Column("before", right=True, drop=1),
+        Column("MACs", right=True, drop=3),
+        Column("before", right=True, drop=2),
         Column("after", right=True),
         Column("SQNR", right=True),
+        Column("adds", drop=1),
         Column("note", elastic=True),
     ]
+    top = max((layer.damage_db or 0.0 for layer in report.layers), default=0.0)
     rows = [
         [
             layer.name,
@@ -156,6 +201,7 @@ def _layers(report: Report, width: int) -> Iterator[Line]:
             units.ms(layer.latency_ms_before),
             units.ms(layer.latency_ms_after),
             "" if layer.sqnr_db is None else units.decibels(layer.sqnr_db),
+            _adds(layer.damage_db, top),
             layer.note,
         ]
         for layer in report.layers

@@ -166,7 +166,7 @@ def test_the_report_is_json_and_comes_back(tmp_path: Path) -> None:
     text = json.dumps(report.to_json(), allow_nan=False)
     data = json.loads(text)
     sizes = ["nodes", "parameters", "macs", "weight_bytes", "file_bytes"]
-    figures = [*sizes, "latency_ms", "energy_mj", "peak_activation_bytes"]
+    figures = [*sizes, "latency_ms", "energy_mj", "peak_activation_bytes", "bytes_by_type", "bits_per_weight"]
     assert list(data["before"]) == figures
     assert data["output"] == "out.onnx"
     assert type(report).from_json(data).to_json() == report.to_json()

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lpcc.report.chart import chart
+from lpcc.report.chart import bar, chart
 
 
 def test_bars_in_eighths() -> None:
@@ -28,3 +28,13 @@ def test_it_fits_and_only_what_is_0_is_empty(values: list[int], width: int, heig
         assert "█" in lines[0]
     if len(values) <= width and min(values) > 0:
         assert len(lines[-1]) == len(values)
+
+
+def test_a_bar_is_as_long_as_its_share() -> None:
+    assert [bar(share, 4) for share in (0, 0.5, 1, 0.625, 1 / 32)] == ["", "██", "████", "██▌", "▏"]
+
+
+@given(st.floats(0, 1), st.integers(1, 20))
+def test_what_is_above_zero_is_seen(share: float, width: int) -> None:
+    assert (len(bar(share, width)) > 0) == (share > 0)
+    assert len(bar(share, width)) <= width

@@ -9,7 +9,7 @@ import pytest
 
 import lpcc
 from lpcc.errors import UsageError
-from lpcc.report import Figures, LayerReport, PassReport, Quality, RefusalReport, Report, Verdict
+from lpcc.report import Figures, LayerReport, PassReport, Quality, RefusalReport, Report, Verdict, WorstReport
 
 KEYS = [
     "model",
@@ -26,6 +26,7 @@ KEYS = [
     "layers",
     "verdict",
     "notes",
+    "worst",
 ]
 FIGURES = [
     "nodes",
@@ -36,6 +37,8 @@ FIGURES = [
     "latency_ms",
     "energy_mj",
     "peak_activation_bytes",
+    "bytes_by_type",
+    "bits_per_weight",
 ]
 QUALITY = ["metric", "samples", "before", "after", "drop", "agreement", "sqnr_db"]
 
@@ -45,7 +48,7 @@ def test_the_keys_are_stable(report: Report) -> None:
     assert list(data) == KEYS
     assert list(data["before"]) == list(data["after"]) == FIGURES
     assert list(data["quality"])[:7] == QUALITY
-    assert list(data["passes"][0]) == ["name", "options", "seconds", "counts", "refused"]
+    assert list(data["passes"][0]) == ["name", "options", "seconds", "counts", "refused", "taken_back"]
     assert list(data["passes"][1]["refused"][0]) == ["node", "reason"]
 
 
@@ -69,7 +72,9 @@ DOCS = Path(lpcc.__file__).parents[1] / "docs"
 
 @pytest.mark.skipif(not DOCS.is_dir(), reason="the documentation is not installed")
 @pytest.mark.parametrize(
-    "kind", [Report, Figures, Quality, PassReport, RefusalReport, LayerReport, Verdict], ids=lambda kind: kind.__name__
+    "kind",
+    [Report, Figures, Quality, PassReport, RefusalReport, LayerReport, WorstReport, Verdict],
+    ids=lambda kind: kind.__name__,
 )
 def test_every_key_is_documented(kind: type) -> None:
     page = (DOCS / "report.md").read_text()

@@ -18,7 +18,7 @@ def test_everything_on_one_screen(report: Report) -> None:
     assert shown[0] == "net.onnx -> net.x86.onnx"
     assert "nodes                     72       31   -57 %" in text
     assert "latency (predicted)  12.3 ms  5.10 ms   -59 %" in text
-    assert "quality on 500 samples: top1 91.90 % -> 91.70 % (drop 0.20 of at most 1 points)" in text
+    assert "quality on 500 samples, as arm computes: top1 91.90 % -> 91.70 % (drop 0.20 of at most 1 points)" in text
     assert "21 batch norm folded" in text
     assert "3 Conv in int8, 3 Add in int8, 2 kinds more" not in text
     assert "3 Conv in int8, 3 Add in int8, 3 Slice in int8, 2 kinds more" in text
@@ -28,7 +28,7 @@ def test_everything_on_one_screen(report: Report) -> None:
     assert "  `b` went back to float: 9.1 dB" in text
     assert "note: dimension N of input x taken as 1" in text
     assert "no kernel" not in text
-    assert len(shown) < 30
+    assert len(shown) < 36
 
 
 def test_verbose_shows_refusals_and_layers(report: Report) -> None:
@@ -71,3 +71,35 @@ def test_another_metric_has_no_percent(report: Report) -> None:
     assert "quality on 10 samples: metrics:iou 0.512 -> 0.508 (drop 0.00400 of at most 0.01)" in lines(
         replace(report, quality=own)
     )
+
+
+def test_the_worst_layers_each_with_a_bar_and_a_remedy(report: Report) -> None:
+    found = lines(report, 120)
+    place = next(index for index, line in enumerate(found) if line.startswith("layers that add most noise"))
+    first, remedy, second, _ = (" ".join(line.split()) for line in found[place + 1 : place + 5])
+    assert first == "conv2 24.0 dB ████████ 12.0 dB its weights are coarse"
+    assert remedy == "-> --preset accurate, or --keep conv2"
+    assert second == "conv1 31.5 dB ████ 6.0 dB 8 bits are coarse for its input"
+
+
+def test_bars_of_all_layers_with_details(report: Report) -> None:
+    found = [line for line in lines(report, 120, verbose=True) if line.startswith("conv2  Conv")]
+    assert "████████ 12.0 dB" in found[0]
+
+
+def test_size_by_type_and_bits(report: Report) -> None:
+    text = "\n".join(lines(report))
+    assert "weights by type: int8 254 KB, float32 10.7 KB" in text
+    assert "bits per weight" in text
+    assert "8.31" in text
+
+
+def test_whose_kernels_it_was_judged_by(report: Report) -> None:
+    assert "quality on 500 samples, as arm computes: top1" in "\n".join(lines(report))
+
+
+def test_what_was_taken_back_says_so(report: Report) -> None:
+    undone = replace(report, passes=tuple(replace(item, taken_back=bool(item.counts)) for item in report.passes))
+    text = "\n".join(lines(undone, 120))
+    assert "taken back: 21 batch norm folded" in text
+    assert "taken back: 3 Conv in int8" in text
