@@ -52,9 +52,9 @@ def _quantised(graph: gs.Graph) -> str | None:
         elif op in _CONVERSIONS or op == "DynamicQuantizeLinear":
             kinds.append("QDQ")
         elif op in _LAYERS and len(node.inputs) > 1:
-            is_dequantised = [_is_dequantised(tensor) for tensor in node.inputs[:2]]
-            weighs = any(isinstance(t, gs.Constant) for t in node.inputs[:2]) or any(is_dequantised)
-            layers, quantised = layers + weighs, quantised + (weighs and any(is_dequantised))
+            stored = any(_is_stored_in_integers(tensor) for tensor in node.inputs[:2])
+            weighs = stored or any(isinstance(tensor, gs.Constant) for tensor in node.inputs[:2])
+            layers, quantised = layers + weighs, quantised + stored
     if not kinds:
         return None
     kind = next(kind for kind in ("QOperator", "dynamic", "QDQ") if kind in kinds)
@@ -67,5 +67,10 @@ def _quantised(graph: gs.Graph) -> str | None:
     return f"the model is quantised already ({how}): it is passed through as it is"
 
 
-def _is_dequantised(tensor: gs.Tensor) -> bool:
-    return len(tensor.inputs) == 1 and edit.op(tensor.inputs[0]) == "DequantizeLinear"
+def _is_stored_in_integers(tensor: gs.Tensor) -> bool:
+    """Whether a tensor is a constant behind a DequantizeLinear, and a Cast or the like perhaps."""
+    seen = False
+    while len(tensor.inputs) == 1 and edit.op(tensor.inputs[0]) in ("Cast", "DequantizeLinear", "Reshape", "Transpose"):
+        seen = seen or edit.op(tensor.inputs[0]) == "DequantizeLinear"
+        tensor = tensor.inputs[0].inputs[0]
+    return seen and isinstance(tensor, gs.Constant)

@@ -65,7 +65,8 @@ class Rules:
     `unary` have a kernel with one operand and a scale of its own for the result. `spelt` are written on the integers
     themselves, as the runtime has no Q/DQ form of them (`lpcc.passes.quantize.forms`). `fixed` are results whose scale
     and zero point, for s8, the kernel prescribes. `moves` keep the scale of what they read. `float_output`: kernels
-    that may write float. `joins`: whether a Concat has one scale for all its operands without exception.
+    that may write float. `joins`: whether a Concat has one scale for all its operands without exception, which
+    kernels that clamp by themselves allow. `ends`: whether what stands at the end of integer kernels is to be one, too.
     """
 
     unary: frozenset[str]
@@ -74,6 +75,7 @@ class Rules:
     moves: frozenset[str]
     float_output: frozenset[str]
     joins: bool
+    ends: bool
 
 
 ONNXRUNTIME = Rules(
@@ -83,17 +85,21 @@ ONNXRUNTIME = Rules(
     moves=_MOVES,
     float_output=frozenset({"Gemm", "MatMul"}),
     joins=False,
+    ends=False,
 )
 """onnxruntime 1.31. There are integer kernels for Softmax and linear Resize too, which take longer than those in float
 and the conversions around them."""
 
 MICRO = Rules(
-    unary=frozenset({"GlobalAveragePool", "HardSwish", "LeakyRelu", "Relu", "Clip", "Sigmoid", "Softmax", "Tanh"}),
+    unary=frozenset(
+        {"GlobalAveragePool", "HardSwish", "LeakyRelu", "ReduceMean", "Relu", "Clip", "Sigmoid", "Softmax", "Tanh"}
+    ),
     spelt=frozenset(),
     fixed={"Sigmoid": (1 / 256, -128), "Softmax": (1 / 256, -128), "Tanh": (1 / 128, 0)},
     moves=_MOVES | {"AveragePool"},
     float_output=frozenset(),
     joins=True,
+    ends=True,
 )
 """TensorFlow Lite's quantisation specification, which CMSIS-NN and X-CUBE-AI follow: pooling and concatenation keep the
 scale, Softmax, Sigmoid and Tanh have one that is prescribed."""

@@ -222,7 +222,7 @@ class Planner:
             return any(read) and (all(made) or all(len(t.outputs) == 1 for t in unit.operands))
         if edit.op(unit.node) in SHRINKS and unit.role is Role.MOVE and all(made):
             return True
-        return all(made) and any(read)
+        return all(made) and (any(read) or self._rules.ends)
 
     def _is_made_as_integer(self, tensor: gs.Tensor) -> bool:
         producer = self._edit.producer(tensor)
@@ -264,8 +264,11 @@ class _Scales:
         for unit in units:
             if unit.role in (Role.MOVE, Role.INTEGER) or (unit.role is Role.JOIN and self._joins(unit)):
                 follows.update(id(tensor) for tensor in unit.results)
+                limits = {self._limits[self._find(id(tensor))] for tensor in unit.operands}
                 for tensor in [*unit.operands, *unit.results]:
                     self._join(unit.operands[0], tensor)
+                if len(limits) > 1:  # only where kernels clamp by themselves
+                    self._limits[self._find(id(unit.operands[0]))] = None
         for key, tensor in self._tensors.items():
             leader = self._find(key)
             self._placement.leaders[key] = self._tensors[leader]

@@ -28,7 +28,11 @@ class CmsisNn(Runtime):
     def integer_rules(self) -> IntegerRules:
         """How Q/DQ are read."""
         return IntegerRules(
-            operators=INTEGER | _MORE_INTEGER, passes_on=PASSES_ON, moves=MOVES | _MORE_MOVES, float_output=FLOAT_OUTPUT
+            operators=INTEGER | _MORE_INTEGER,
+            passes_on=PASSES_ON,
+            moves=MOVES | _MORE_MOVES,
+            float_output=FLOAT_OUTPUT,
+            clamps_contained=False,  # kernels take the limits of the activation as arguments
         )
 
     def keeps_packed(self) -> bool:
