@@ -88,17 +88,24 @@ class Weights:
 
 
 def quantize_weights(
-    values: Array, axis: int | None, largest: int, bias: Array | None = None, input_scale: float = 1.0
+    values: Array,
+    axis: int | None,
+    largest: int,
+    bias: Array | None = None,
+    input_scale: float = 1.0,
+    magnitudes: Array | None = None,
 ) -> Weights:
     """Symmetric int8 weights within ``[-largest, largest]``, a scale for each index of `axis` or one for all.
 
+    `magnitudes` are what `largest` stands for: by default the largest magnitudes of the weights, none is clipped then.
     The bias is to be an int32 of scale ``input_scale * scale``. Where that would overflow (tiny weights under a large
     bias), the scale of that channel is widened until it does not.
     """
     values = np.asarray(values, dtype=np.float32)
     others = tuple(i for i in range(values.ndim) if i != axis)
-    magnitude = np.abs(values).max(axis=others if axis is not None else None)
-    scales = np.asarray(magnitude, dtype=np.float64) / largest
+    if magnitudes is None:
+        magnitudes = np.abs(values).max(axis=others if axis is not None else None)
+    scales = np.asarray(magnitudes, dtype=np.float64) / largest
     if bias is not None:
         # A bit is left for the products that are added to the bias.
         needed = np.abs(np.asarray(bias, dtype=np.float64)) / (input_scale * (_INT32 // 2))

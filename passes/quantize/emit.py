@@ -40,7 +40,9 @@ class Writer:
         params: Mapping[int, Params],
         scheme: WeightScheme,
         means: Mapping[str, Array],
+        magnitudes: Mapping[str, Array] | None = None,
     ) -> None:
+        self._magnitudes = magnitudes or {}  # by name of 8-bit weights: what their greatest integers stand for
         self._edit = editing
         self._placement = placement
         self._params = {**params, **placement.fixed}
@@ -155,7 +157,10 @@ class Writer:
         weight = node.inputs[1]
         values, bias, axis = contraction(node)
         width, scheme = self._widths[id(node)], self._scheme
-        found = layer_weights(values, axis, width, scheme.largest, scheme.per_channel, bias, float(operand.scale))
+        magnitudes = self._magnitudes.get(weight.name)
+        found = layer_weights(
+            values, axis, width, scheme.largest, scheme.per_channel, bias, float(operand.scale), magnitudes
+        )
         quantized = found.weights
         attrs = {} if quantized.axis is None else {"axis": quantized.axis}
         result = self._edit.fresh(f"{weight.name}_dequantized", np.dtype(np.float32), weight.shape)

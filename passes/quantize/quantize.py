@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from lpcc import edit
 from lpcc.analysis.macs import macs
 from lpcc.analysis.shapes import bind
-from lpcc.formats.affine import Array
+from lpcc.formats.affine import Array, Params
 from lpcc.graph import clone, to_proto
 from lpcc.passes.quantize.admission import note_batch_norms, refusal
 from lpcc.passes.quantize.bits import WeightBits, Width, parse_bits, raised, with_weights
@@ -26,6 +26,7 @@ from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement
 from lpcc.passes.quantize.placing import Wishes, place
 from lpcc.passes.quantize.ranging import RangeOptions, Ranges, Ranging
+from lpcc.passes.quantize.weight_ranges import WeightRanges, by_output_error, by_squared_error
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 
 Scheme = tuple[np.dtype, WeightScheme]
@@ -68,6 +69,8 @@ class Quantize(Pass):
     """How the range of an activation is chosen."""
     percentile: Annotated[float, Range(50, 100)] = 99.99
     """Share of the values, in percent, that lies below the upper end of a range (and above the lower)."""
+    weight_ranges: WeightRanges = "minmax"
+    """How the scales of 8-bit weights are chosen: by the largest, by least squared error, by the layer's output."""
     symmetric: bool = False
     """Whether activations have their zero point in the middle of the integers; without negative values u8 keeps 0."""
     per_channel: bool | None = None
@@ -183,15 +186,25 @@ class Quantize(Pass):
         found = ranging.statistics(placement.tensors())
         means = {name: statistics.channel_means for name, statistics in found.items()}
 
+        magnitudes = by_squared_error(placement, scheme[1]) if self.weight_ranges == "mse" else {}
+
         def emit(graph: gs.Graph, placement: Placement, choice: Choice) -> None:
-            _emit(graph, placement, scheme, ranging.groups(placement, scheme[0]), choice, means)
+            _emit(graph, placement, scheme, ranging.groups(placement, scheme[0]), choice, means, magnitudes)
 
         def attempt(choice: Choice) -> onnx.ModelProto:
             trial = clone(graph)
             emit(trial, replace(self._place(trial, ctx, Changes()), widths=placement.widths), choice)
             return to_proto(trial)
 
-        emit(graph, placement, ranging.search(placement, scheme[0], _macs(graph), attempt))
+        work = _macs(graph)
+        choice = ranging.search(placement, scheme[0], work, attempt)
+        if self.weight_ranges == "output":
+            params = _params(ranging.groups(placement, scheme[0]), choice)
+            magnitudes = ctx.keep(
+                f"quantize: weights for {options} {scheme} of {digest}",
+                lambda: by_output_error(model, placement, scheme[1], params, ranging.few(work)),
+            )
+        emit(graph, placement, choice)
 
 
 def _emit(
@@ -201,11 +214,15 @@ def _emit(
     groups: Mapping[int, Group],
     choice: Choice | None = None,
     means: Mapping[str, Array] | None = None,
+    magnitudes: Mapping[str, Array] | None = None,
 ) -> None:
     """Rewrite the graph with the ranges of `groups`, or those that `choice` has for them."""
-    params = {key: group.params((choice or {}).get(group.tensors)) for key, group in groups.items()}
     with edit.Edit(graph) as editing:
-        Writer(editing, placement, params, scheme[1], means or {}).write()
+        Writer(editing, placement, _params(groups, choice or {}), scheme[1], means or {}, magnitudes).write()
+
+
+def _params(groups: Mapping[int, Group], choice: Choice) -> dict[int, Params]:
+    return {key: group.params(choice.get(group.tensors)) for key, group in groups.items()}
 
 
 def _macs(graph: gs.Graph) -> int:

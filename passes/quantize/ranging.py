@@ -83,10 +83,14 @@ class Ranging:
         search = searches[self._options.ranges]
         return self._ctx.keep(name, lambda: search(placement, dtype, macs, attempt))
 
+    def few(self, macs: int) -> list[dict[str, np.ndarray]]:
+        """Images to look at single layers with, in one batch; the fewer, the more work an image is."""
+        count = int(np.clip(_LOCAL_WORK // max(1, macs), *_LOCAL_IMAGES))
+        return [batch.feeds for batch in self._data.head(count).batches(count)]
+
     def _by_layers(self, placement: Placement, dtype: np.dtype, macs: int, _: object) -> Choice:
         starts = self._starts(placement, dtype)
-        count = int(np.clip(_LOCAL_WORK // max(1, macs), *_LOCAL_IMAGES))
-        feeds = [batch.feeds for batch in self._data.head(count).batches(count)]
+        feeds = self.few(macs)
         groups = list(self.groups(placement, dtype).values())
         progress = partial(self._ctx.progress, "ranges by layers")
         return refine_locally(self._model, groups, starts, feeds, progress)

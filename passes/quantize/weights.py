@@ -33,9 +33,18 @@ class LayerWeights:
 
 
 def layer_weights(
-    values: Array, axis: int, width: Width, largest: int, per_channel: bool, bias: Array | None, input_scale: float
+    values: Array,
+    axis: int,
+    width: Width,
+    largest: int,
+    per_channel: bool,
+    bias: Array | None,
+    input_scale: float,
+    magnitudes: Array | None = None,
 ) -> LayerWeights:
     """Quantise weights whose output channels are counted by `axis`; 8-bit integers are within ``[-largest, largest]``.
+
+    `magnitudes` are those that the greatest of them stand for where all weights have 8 bits; see `quantize_weights`.
 
     The channels that keep 8 bits are those whose weights lose most by fewer: the greatest sum of squared errors, the
     first of those that are equal. Layers with such channels have a scale for each channel in any case.
@@ -43,7 +52,7 @@ def layer_weights(
     wide = wide_channels(width, values.shape[axis])
     scaled = axis if per_channel or wide else None
     if width.bits == 8:
-        return LayerWeights(quantize_weights(values, scaled, largest, bias, input_scale), 8, _none())
+        return LayerWeights(quantize_weights(values, scaled, largest, bias, input_scale, magnitudes), 8, _none())
     narrow = narrow_weights(values, scaled, width.bits, bias, input_scale)
     if not wide:
         return LayerWeights(narrow, width.bits, _none())
