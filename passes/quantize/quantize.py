@@ -24,7 +24,7 @@ from lpcc.passes.quantize.local import Choice
 from lpcc.passes.quantize.lowering import lower
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement
-from lpcc.passes.quantize.placing import Wishes, place
+from lpcc.passes.quantize.placing import Wishes, matching, place
 from lpcc.passes.quantize.ranging import RangeOptions, Ranges, Ranging
 from lpcc.passes.quantize.weight_ranges import WeightRanges, by_output_error, by_squared_error
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
@@ -85,7 +85,8 @@ class Quantize(Pass):
     """Bits of a weight; with fewer than 8 the file is smaller, kernels stay those of int8."""
     bits: tuple[str, ...] = ()
     """Bits of single layers, as ``"conv1=4"``: 2, 4, 8, ``4+8:25%`` (a quarter of the output channels, those that lose
-    most, keeps 8), 16 (activations of 16 bits where the target's runtime has kernels for them) or float."""
+    most, keeps 8) or float. In names ``*`` stands for anything, and the last that fits counts. 16 asks for activations
+    of 16 bits, for which no runtime of the targets here has kernels with known speed: such a layer stays in float."""
     skip: tuple[str, ...] = ()
     """Names of layers to be kept in float; the guard adds those that it takes back."""
     keep: tuple[str, ...] = ()
@@ -137,8 +138,11 @@ class Quantize(Pass):
         return changes
 
     def _place(self, graph: gs.Graph, ctx: Context, changes: Changes) -> Placement:
-        widths = parse_bits(self.bits)
+        widths = self._widths(graph)
         in_float = frozenset(name for name, width in widths.items() if width is None or width.activations > 8)
+        for name, width in widths.items():
+            if width is not None and width.activations > 8:
+                changes.refuse(name, "no runtime here has kernels for activations of 16 bits: it stays in float")
         wishes = Wishes(frozenset(self.skip) | in_float, self.keep, self.only, self.min_work)
         placement = place(graph, ctx, wishes, self._scheme(ctx), changes)
         for unit in placement.units:
@@ -146,6 +150,12 @@ class Quantize(Pass):
             if unit.role is Role.CONTRACT and width.bits < 8:
                 placement.widths[edit.label(unit.node)] = width
         return placement
+
+    def _widths(self, graph: gs.Graph) -> dict[str, Width | None]:
+        """What `bits` asks for, by name of a node. Raises UsageError for a name that fits none."""
+        names = [edit.label(node) for node in graph.nodes]
+        asked = parse_bits(self.bits)
+        return {name: width for wish, width in asked.items() for name in sorted(matching(names, [wish], "bits"))}
 
     def _narrow(self, graph: gs.Graph, ctx: Context, placement: Placement, changes: Changes) -> Placement:
         """The placement, with the graph at an opset that can express its weights; where there is none, in 8 bits.

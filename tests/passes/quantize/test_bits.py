@@ -184,3 +184,19 @@ def test_a_share_of_the_channels_is_rounded_up(channels, share):
     wide = wide_channels(Width(4, share), channels)
     assert wide - 1 < share * channels <= wide + 1e-6
     assert 4 <= Width(4, share).average(channels) <= 8
+
+
+def test_names_may_be_patterns_and_the_last_counts(model, context):
+    graph, _ = quantized(model, context(model), bits=("*=4", "second=8"))
+    assert [layer.bits for layer in quantized_layers(graph)] == [4, 8, 4, 4]
+
+
+def test_a_name_that_fits_nothing_is_an_error(model, context):
+    with pytest.raises(UsageError, match=r"bits names `frist`.*nearest are `first`"):
+        quantized(model, context(model), bits=("frist=4",))
+
+
+def test_sixteen_bits_are_for_runtimes_that_have_them(model, context):
+    graph, changes = quantized(model, context(model), bits=("first=16",))
+    assert len(quantized_layers(graph)) == 3
+    assert any(refusal.node == "first" and "16 bits" in refusal.reason for refusal in changes.refused)
