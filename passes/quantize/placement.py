@@ -264,10 +264,10 @@ class _Scales:
         for unit in units:
             if unit.role in (Role.MOVE, Role.INTEGER) or (unit.role is Role.JOIN and self._joins(unit)):
                 follows.update(id(tensor) for tensor in unit.results)
-                limits = {self._limits[self._find(id(tensor))] for tensor in unit.operands}
+                theirs = {self._limits[self._find(id(tensor))] for tensor in unit.operands}
                 for tensor in [*unit.operands, *unit.results]:
                     self._join(unit.operands[0], tensor)
-                if len(limits) > 1:  # only where kernels clamp by themselves
+                if len(theirs) > 1:  # only where kernels clamp by themselves
                     self._limits[self._find(id(unit.operands[0]))] = None
         for key, tensor in self._tensors.items():
             leader = self._find(key)
