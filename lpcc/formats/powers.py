@@ -21,8 +21,8 @@ from lpcc.formats.format import TENSOR, Array, Codes, Format, Layout, Scales, as
 from lpcc.formats.search import least_squares, squared_error
 
 _MOST_TERMS = 4
-_PHASES = np.exp2(-np.arange(-4, 9) / 4)  # of a free scale: four in an octave, from twice the largest number down
-_TURNS = 6
+_PHASES = np.exp2(-np.arange(-2, 5) / 4)  # of a free scale: four in an octave, from above the largest number down
+_TURNS = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,15 +81,15 @@ class PowerOfTwo(Format[PowerScales]):
 
     def _codes(self, units: Array, k: int) -> list[Array]:
         """Codes of k terms, greedily: each the nearest power of two to what is left."""
-        order = np.argsort(self.table, kind="stable")
-        order = order[order != len(order) // 2]  # the second zero
-        levels = self.table[order]
-        middles = (levels[1:] + levels[:-1]) / 2
-        left, found = units.astype(np.float32), []
+        half, found = len(self.table) // 2, []
+        left = units.astype(np.float32)
         for _ in range(k):
-            code = order[np.searchsorted(middles, left)]
+            size = np.abs(left)
+            part, exponent = np.frexp(size)  # part * 2^exponent, of which 0.75 is halfway from one power to the next
+            place = np.clip((part < 0.75) - exponent, 0, half - 2)
+            code = np.where(size < 0.5 * self.table[half - 1], 0, 1 + place + half * (left < 0)).astype(np.int32)
             left = left - self.table[code]
-            found.append(code.astype(np.int32))
+            found.append(code)
         return found
 
     def encode(self, values: Array, scales: PowerScales) -> Codes:

@@ -12,8 +12,6 @@ from lpcc import edit
 from lpcc.passes.low_bit.layers import Layer
 
 _AXES_ARE_INPUT = 18
-DILATED_OPSET = 19
-"""The first opset whose AveragePool has dilations."""
 
 
 def obstacle(layer: Layer) -> str | None:
@@ -24,11 +22,6 @@ def obstacle(layer: Layer) -> str | None:
     if op == "Conv":
         return None if edit.attr(layer.node, "group", 1) == 1 else "XNOR-Net is for convolutions without groups"
     return None if layer.is_product else "XNOR-Net is for products of a matrix with a matrix of weights"
-
-
-def is_dilated(layer: Layer) -> bool:
-    """Whether a convolution skips inputs."""
-    return any(step != 1 for step in edit.attr(layer.node, "dilations", []))
 
 
 def binarise(e: edit.Edit, layer: Layer, opset: int) -> None:
@@ -52,13 +45,7 @@ def binarise(e: edit.Edit, layer: Layer, opset: int) -> None:
     else:
         mean = _add(e, "ReduceMean", [size], f"{x.name}_mean", few, {"axes": [axis]})
     if is_conv and prod(layer.weight.shape[2:]) * prod(edit.attr(node, "strides", [1])) > 1:
-        kept = ("strides", "pads", "auto_pad", "dilations")
-        attrs: dict[str, Any] = {name: node.attrs[name] for name in kept if name in node.attrs}
-        if not is_dilated(layer):
-            attrs.pop("dilations", None)
-        attrs |= {"kernel_shape": list(layer.weight.shape[2:]), "count_include_pad": 1}
-        pooled = None if y.shape is None else [1 if i == 1 else n for i, n in enumerate(y.shape)]
-        mean = _add(e, "AveragePool", [mean], f"{x.name}_scale", pooled, attrs)
+        mean = _averaged(e, layer, mean, f"{x.name}_scale")
     e.replace_input(node, 0, sign)
     bias_tensor = edit.inp(node, 2)
     if bias_tensor is not None:
@@ -72,6 +59,24 @@ def binarise(e: edit.Edit, layer: Layer, opset: int) -> None:
     if bias is not None and is_conv:
         bias_tensor = e.constant(bias_tensor.name, np.asarray(bias).reshape(-1, *[1] * (rank - 2)))
     e.add("Add", [scaled, bias_tensor], [y], name=f"{y.name}_biased")
+
+
+def _averaged(e: edit.Edit, layer: Layer, mean: gs.Tensor, hint: str) -> gs.Tensor:
+    """The mean under the window of each output; as a convolution where AveragePool has no such window."""
+    node, window, y = layer.node, list(layer.weight.shape[2:]), layer.node.outputs[0]
+    kept = ("strides", "pads", "auto_pad", "dilations")
+    attrs: dict[str, Any] = {name: node.attrs[name] for name in kept if name in node.attrs}
+    attrs["kernel_shape"] = window
+    shape = None if y.shape is None else [1 if i == 1 else n for i, n in enumerate(y.shape)]
+    pads = edit.attr(node, "pads", [0])
+    strides = edit.attr(node, "strides", [1] * len(window))
+    steps_over = any(stride > size for stride, size in zip(strides, window, strict=True))
+    dilated = any(step != 1 for step in edit.attr(node, "dilations", []))
+    if dilated or steps_over or any(pad >= size for pad, size in zip(pads, 2 * window, strict=False)):
+        share = np.full((1, 1, *window), 1 / prod(window), dtype=np.float32)
+        return _add(e, "Conv", [mean, e.constant(f"{hint}_window", share)], hint, shape, attrs)
+    attrs.pop("dilations", None)
+    return _add(e, "AveragePool", [mean], hint, shape, attrs | {"count_include_pad": 1})
 
 
 def _add(

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.runtimes.onnxruntime import activation_after
 from lpcc.analysis.shapes import bind
 from lpcc.errors import UsageError
 from lpcc.formats.fixed import Fixed
@@ -17,7 +18,7 @@ from lpcc.formats.integer import DorefaWeights, Integer
 from lpcc.formats.powers import FLightNN, PowerOfTwo
 from lpcc.formats.signs import Binary, Ternary, TwoScaleTernary
 from lpcc.graph import clone
-from lpcc.passes.low_bit.binary_input import DILATED_OPSET, binarise, is_dilated, obstacle
+from lpcc.passes.low_bit.binary_input import binarise, obstacle
 from lpcc.passes.low_bit.decoders import OPSETS, Decoders, stored_in
 from lpcc.passes.low_bit.layers import Layer, layers
 from lpcc.passes.normalize import RaiseOpset
@@ -54,7 +55,8 @@ class QuantizeWeights(Pass):
     small, time and memory are those of floats. Large matrix products with weights in integers (int8, int4, int2) go
     through a DequantizeLinear instead, which onnxruntime makes one kernel with the product: it reads the integers as
     they are, and is several times faster where the weights' way from memory is what takes the time. That kernel
-    rounds its input to 8 bits in blocks.
+    rounds its input to 8 bits in blocks. It is only made where no Relu and no Clip follows; a Relu is written as
+    LeakyRelu of slope 0 there.
 
     Formats (`lpcc.formats`): integers ``w = s (q - z)`` with scales of least squared error; ``fixed`` and dynamic fixed
     point, ``w = q 2^-f`` (Courbariaux et al. 2014); ``pow2``, sums of k powers of two (LightNN, Ding et al. 2017), and
@@ -155,7 +157,7 @@ class QuantizeWeights(Pass):
             changes.refuse(graph.name or "graph", "no layer in it can be quantised")
             return changes
         before = clone(graph)
-        refused = self._raise_opset(graph, found, ctx)
+        refused = self._raise_opset(graph, ctx)
         if refused is not None:
             changes.refuse(graph.name or "graph", refused)
             return changes
@@ -189,11 +191,9 @@ class QuantizeWeights(Pass):
                 changes.refuse(layer.node, reason)
         return kept
 
-    def _raise_opset(self, graph: gs.Graph, found: list[Layer], ctx: Context) -> str | None:
+    def _raise_opset(self, graph: gs.Graph, ctx: Context) -> str | None:
         """Raise the opset to the first one that has all that is written; the reason where that cannot be."""
         wanted = max(_OPSET, OPSETS.get(stored_in(self.kind()).name, 0), 21 if self.block else 0)
-        if self.format == "xnor" and any(is_dilated(layer) for layer in found):
-            wanted = max(wanted, DILATED_OPSET)
         refused = RaiseOpset(to=wanted).run(graph, ctx).refused if graph.opset < wanted else []
         if not refused:
             return None
@@ -227,8 +227,17 @@ class _Writer:
         if key not in self._written:
             self._written[key] = (layer.weight, self._decoder(layer.weight.name, values, layout, fused))
         self._edit.replace_input(node, 1, self._written[key][1])
+        if fused:
+            self._keep_activation_apart(node)
         if fused and layer.axis == 0:
             node.attrs["transB"] = 0
+
+    def _keep_activation_apart(self, node: gs.Node) -> None:
+        """Write a Relu behind a product as LeakyRelu of slope 0: onnxruntime would not fuse the product otherwise."""
+        after = activation_after(node)
+        if after is not None and edit.op(after) == "Relu":
+            after.op = "LeakyRelu"
+            after.attrs["alpha"] = 0.0
 
     def _decoder(self, name: str, values: Array, layout: Layout, fused: bool) -> gs.Tensor:
         scales = self._kind.fit(values, layout)
@@ -238,7 +247,10 @@ class _Writer:
         return self._decoders.write(name, codes, scales)
 
     def _pays(self, layer: Layer, rows: tuple[int, ...]) -> bool:
-        """Whether a matrix product is to read the integers themselves."""
+        """Whether a matrix product is to read the integers themselves; behind it onnxruntime bears no Clip."""
+        after = activation_after(layer.node)
+        if after is not None and edit.op(after) == "Clip":
+            return False
         if self._options.block:
             return True
         few = int(np.prod(rows)) <= _FEW_ROWS

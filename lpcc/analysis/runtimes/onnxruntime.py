@@ -136,7 +136,10 @@ class OnnxRuntime(Runtime):
         return edit.op(self.lead(chain))
 
     def reads_integers(self, node: gs.Node, dequantize: gs.Node) -> bool:
-        """MatMulNBits does: for weights (inputs, outputs) with scales for each output, or for blocks of its inputs."""
+        """MatMulNBits does: for weights (inputs, outputs) with scales for each output, or for blocks of its inputs.
+
+        It is not made of a product with a Relu or Clip behind it.
+        """
         op, weight = edit.op(node), dequantize.outputs[0]
         plain = op == "MatMul" or (
             op == "Gemm" and all(edit.attr(node, name, value) == value for name, value in _PLAIN)
@@ -146,6 +149,8 @@ class OnnxRuntime(Runtime):
         block = int(edit.attr(dequantize, "block_size", 0))
         scale = constant_of(dequantize.inputs[1])
         if scale is None or weight.shape is None or len(weight.shape) != 2:
+            return False
+        if activation_after(node) is not None:
             return False
         return len(scale.shape) > 0 and int(edit.attr(dequantize, "axis", 1)) % 2 == (0 if block else 1)
 
@@ -162,6 +167,18 @@ class OnnxRuntime(Runtime):
     def block(self) -> int:
         """Channels in a block of a float convolution."""
         return 16 if "avx512" in self.isa else 8
+
+
+def activation_after(node: gs.Node) -> gs.Node | None:
+    """The Relu or Clip that alone reads what a matrix product makes, a constant bias added first or not."""
+    while len(node.outputs[0].outputs) == 1:
+        reader: gs.Node = node.outputs[0].outputs[0]
+        if edit.op(reader) in ("Relu", "Clip"):
+            return reader
+        if edit.op(node) != "MatMul" or edit.op(reader) != "Add":
+            break
+        node = reader
+    return None
 
 
 def _parts(kernels: Iterable[Kernel], facts: Facts) -> Iterator[Kernel]:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from lpcc import edit
 from lpcc.analysis.decoding import decoded
+from lpcc.analysis.kernels import kernels
 from lpcc.analysis.storage import storage
 from lpcc.analysis.types import annotate
 from lpcc.errors import UsageError
@@ -187,6 +188,45 @@ def test_other_products_are_decoded_at_load(model):
     assert not {"MatMulNBits", "DequantizeLinear"} & {node.op_type for node in optimised(result).graph.node}
 
 
+BEHIND = {
+    "Gemm": ("h = Gemm(x, w, b)", "h"),
+    "MatMul": ("h = MatMul(x, w)", "h"),
+    "MatMul and Add": ("m = MatMul(x, w) h = Add(m, b)", "h"),
+}
+
+
+@pytest.mark.parametrize(("activation", "fuses"), [("Relu(h)", True), ("Clip(h, zero)", False), ("Sigmoid(h)", True)])
+@pytest.mark.parametrize("name", BEHIND)
+def test_what_stands_behind_a_large_product(name, activation, fuses):
+    model = read_model(f"""<ir_version: 8, opset_import: ["": 17]> g (float[N,512] x) => (float[N,4] y)
+        <float[512,192] w, float[192] b, float zero = {{0}}, float[192,4] v>
+        {{ {BEHIND[name][0]} a = {activation} y = MatMul(a, v) }}""")
+    result, _, _ = quantized(model, format="int8")
+    ops = Counter(node.op_type for node in optimised(result).graph.node)
+    assert ops["MatMulNBits"] == fuses
+    assert not ops["DequantizeLinear"]
+    x = feeds(model)
+    expected = Session(model).run(x)["y"]
+    assert np.square(Session(result).run(x)["y"] - expected).sum() < 5e-3 * np.square(expected).sum()
+    graph = from_proto(result)
+    annotate(graph)
+    assert not any(kernel.kind == "dequantize" for kernel in kernels(graph, isa=("x86",)))
+    again = from_proto(result)
+    run_pipeline(again, Pipeline.parse("exact"), Context())
+    assert Counter(node.op_type for node in optimised(to_proto(again)).graph.node)["MatMulNBits"] == fuses
+
+
+def test_an_integer_product_that_does_not_fuse_is_priced_with_its_conversion():
+    model = read_model("""<ir_version: 10, opset_import: ["": 21]> g (float[1,512] x) => (float[1,4] y)
+        <int8[512,192] w, float[192] s, float[192,4] v>
+        { d = DequantizeLinear<axis = 1>(w, s) h = MatMul(x, d) a = Relu(h) y = MatMul(a, v) }""")
+    graph = from_proto(model)
+    annotate(graph)
+    counted = [kernel.kind for kernel in kernels(graph, isa=("x86",))]
+    assert counted.count("dequantize") == 1
+    assert "DequantizeLinear" in {node.op_type for node in optimised(model).graph.node}
+
+
 def test_shared_weights_are_written_once():
     model = read_model("""<ir_version: 8, opset_import: ["": 17]>
         g (float[N,4,6,6] x) => (float[N,4,6,6] y) <float[4,4,1,1] w> { a = Conv(x, w) y = Conv(a, w) }""")
@@ -288,6 +328,8 @@ g (float[N,8,9,9] x) => (float[N,6,D,D] y) <float[6,8,3,3] w, float[6] b> {{ y =
         (18, "strides = [2,2], pads = [0,1,2,1]"),
         (17, "dilations = [2,2], pads = [2,2,2,2]"),
         (17, 'auto_pad = "SAME_LOWER", strides = [2,2]'),
+        (17, "strides = [4,4]"),
+        (17, "pads = [3,3,1,3]"),
     ],
 )
 def test_xnor_is_the_formula_of_the_paper(opset, attrs):
