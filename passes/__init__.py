@@ -26,7 +26,7 @@ from lpcc.passes.normalize import (
 )
 from lpcc.passes.precision import MixedPrecision
 from lpcc.passes.quantize import Quantize
-from lpcc.passes.repair import AdaRound, Refit, RoundWeights
+from lpcc.passes.repair import AdaRound, CorrectBias, RecalibrateBatchNorm, Refit, RoundWeights
 from lpcc.pipeline import Pass
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "PRESETS",
     "AbsorbBias",
     "AdaRound",
+    "CorrectBias",
     "EliminateCommon",
     "EliminateDeadCode",
     "Equalize",
@@ -49,6 +50,7 @@ __all__ = [
     "Quantize",
     "QuantizeWeights",
     "RaiseOpset",
+    "RecalibrateBatchNorm",
     "RecogniseActivations",
     "RecogniseChannelShuffle",
     "RecogniseLayerNorm",
@@ -81,9 +83,11 @@ BUILTIN: Final[tuple[type[Pass], ...]] = (
     Quantize,
     MixedPrecision,
     QuantizeWeights,
+    CorrectBias,
     AdaRound,
     RoundWeights,
     Refit,
+    RecalibrateBatchNorm,
 )
 """All of them, in the order in which `lpcc passes` lists them."""
 

@@ -64,10 +64,7 @@ def measure_channels(
     ranks = {
         name: value.ndim
         for name in wanted
-        if isinstance(value := values[name], np.ndarray)
-        and value.dtype == np.float32
-        and value.ndim >= 2
-        and value.size
+        if _has_channels(value := values[name])
     }
     probed = with_outputs(model, ())  # a copy
     outputs = {name: _reductions(probed, name) for name, rank in ranks.items() if rank >= 3 and name not in inputs}

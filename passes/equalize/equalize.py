@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -76,8 +77,11 @@ class Equalize(Pass):
         found = self._measure(graph, tied, ctx)
         allowed = room(tied, found)
         if allowed.free.any():
-            scales = self._choose(graph, tied, allowed, found, ctx, changes)
-            if scales is not None:
+            digest = hashlib.blake2b(to_proto(graph).SerializeToString(deterministic=True)).hexdigest()
+            scales = ctx.keep(f"{self}: scales of {digest}", lambda: self._choose(graph, tied, allowed, found, ctx))
+            if scales is None:
+                changes.refuse(graph.name or "graph", "int8 comes no closer to the float network by scaling channels")
+            else:
                 _apply(graph, tied, scales, changes)
                 ctx.hints = _scaled_hints(ctx.hints, tied, scales)
         _refuse(tied, allowed, changes)
@@ -92,7 +96,7 @@ class Equalize(Pass):
         return measure_channels(to_proto(graph), names, ctx.calibration.head(_MEASURED))
 
     def _choose(
-        self, graph: gs.Graph, tied: Ties, allowed: Room, found: Mapping[str, Channels], ctx: Context, changes: Changes
+        self, graph: gs.Graph, tied: Ties, allowed: Room, found: Mapping[str, Channels], ctx: Context
     ) -> Array | None:
         """The scales (count,); None where the network is best left as it is."""
         equaliser = Equaliser(tied, allowed)
@@ -119,8 +123,6 @@ class Equalize(Pass):
             trial.run(candidate, replace(ctx, unquantized=None))
             noise[name] = noise_of(zip(expected, _outputs(to_proto(candidate), judged), strict=True))
         best = min(noise, key=lambda name: noise[name])
-        if best == "as it is":
-            changes.refuse(graph.name or "graph", "int8 comes no closer to the float network by scaling channels")
         return choices.get(best)
 
 

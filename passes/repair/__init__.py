@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from lpcc.passes.repair.adaround import AdaRound
+from lpcc.passes.repair.correct_bias import CorrectBias
+from lpcc.passes.repair.recalibrate_bn import RecalibrateBatchNorm
 from lpcc.passes.repair.refit import Refit
 from lpcc.passes.repair.round_weights import RoundWeights
 
-__all__ = ["AdaRound", "Refit", "RoundWeights"]
+__all__ = ["AdaRound", "CorrectBias", "RecalibrateBatchNorm", "Refit", "RoundWeights"]

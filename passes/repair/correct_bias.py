@@ -11,7 +11,6 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.quantized import QuantizedLayer, quantized_layers
-from lpcc.analysis.shapes import bind
 from lpcc.calibrate.apart import used_and_apart
 from lpcc.calibrate.channels import image_means
 from lpcc.calibrate.staged import Staged
@@ -19,6 +18,7 @@ from lpcc.graph import clone, to_proto
 from lpcc.match import NoMatch
 from lpcc.passes.normalize.linear import Linear
 from lpcc.passes.repair.expected_means import expected_means
+from lpcc.passes.repair.held import images_held
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass
 from lpcc.quality.noise import noise_of
 
@@ -26,9 +26,7 @@ Array = np.ndarray[Any, Any]
 Feeds = Sequence[Mapping[str, Array]]
 
 _INT32 = 2**31 - 1
-_BYTES = 1 << 28
-"""Memory for the activations that are held at a time, about."""
-_IMAGES = (16, 128)
+_IMAGES = 128
 _JUDGED = 128
 _TAKEN_BACK = "taken back: the outputs come no closer to those of the float network"
 
@@ -80,7 +78,7 @@ class CorrectBias(Pass):
             changes.refuse(graph.name or "graph", "nothing in it was quantised by lpcc")
             return changes
         pairs = _pairs(layers, before, frozenset(self.skip), changes)
-        used, judged = used_and_apart(data, _images(before), _JUDGED)
+        used, judged = used_and_apart(data, images_held(before, _IMAGES), _JUDGED)
         norms = self.means == "norms" or (self.means == "auto" and data.is_synthetic and bool(ctx.hints))
         if norms:
             shifts = _expected_shifts(pairs, expected_means(before, ctx.hints), changes)
@@ -133,13 +131,6 @@ def _pairs(
         else:
             found[label] = _Pair(layer, float_node)
     return found
-
-
-def _images(graph: gs.Graph) -> int:
-    """How many images may be held at a time."""
-    shapes = bind(graph)
-    largest = max((shapes.nbytes(t) for node in graph.nodes for t in node.outputs), default=1)
-    return int(np.clip(_BYTES // (3 * max(largest, 1)), *_IMAGES))
 
 
 def _measured_shifts(
