@@ -19,6 +19,7 @@ from lpcc.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
+    from lpcc.elsewhere import Kernels
     from lpcc.runtime import Array
 
 
@@ -90,16 +91,23 @@ def structure(a: gs.Graph, b: gs.Graph) -> Structure:
 
 
 def numbers(
-    a: onnx.ModelProto, b: onnx.ModelProto, feeds: Iterable[Mapping[str, Array]]
+    a: onnx.ModelProto, b: onnx.ModelProto, feeds: Iterable[Mapping[str, Array]], kernels: Kernels | None = None
 ) -> tuple[OutputDifference, ...]:
     """How far the outputs that both models have are apart on `feeds`, run without onnxruntime's own optimisations.
+
+    With `kernels`, `b` gives what those integer kernels make of it.
 
     Raises:
         ModelError: onnxruntime refuses a model, or cannot run it on the feeds.
     """
+    from lpcc.elsewhere import kernels_here, stand_in
     from lpcc.runtime import Session
 
-    first, second = Session(a, optimise=False), Session(b, optimise=False)
+    first = Session(a, optimise=False)
+    if kernels is None:
+        second = Session(b, optimise=False)
+    else:
+        second = Session(stand_in(b, kernels, kernels_here()), signed=True)
     there = {spec.name for spec in second.outputs}
     shared = [spec.name for spec in first.outputs if spec.name in there]
     if not shared:

@@ -14,12 +14,11 @@ import numpy as np
 import onnx
 
 from lpcc.analysis.types import annotate
-from lpcc.errors import DataError, ModelError, UsageError
+from lpcc.errors import DataError, ModelError
 from lpcc.graph import clone, from_proto, load
 from lpcc.pipeline import Context, Fidelity, Need, Pass, Pipeline
 from lpcc.pipeline.judge import Budget
 from lpcc.pipeline.runner import check_needs
-from lpcc.pipeline.syntax import nearest
 from lpcc.pipeline.variant import Variant
 from lpcc.report.figures import stored_bytes
 from lpcc.target import Target
@@ -124,7 +123,9 @@ def open_job(
     annotate(original.graph)  # now that its ONNX form, which keeps the types that the model states, is made
     judged_by = _kernels(device, emulate)
     only_exact = reference is None
-    job = Job(name, source, graph, original, device, steps, ctx, budget, reference, only_exact, judged_by, notes)
+    job = Job(
+        name, source, graph, original, device, steps, ctx, budget, reference, only_exact, kernels=judged_by, notes=notes
+    )
     if reference is not None:
         _open_data(job, reference, calib, evaluation, preprocess)
     if not job.only_exact:
@@ -134,15 +135,12 @@ def open_job(
 
 def _kernels(target: Target, emulate: str | None) -> Kernels | None:
     """Whose kernels to judge by: those asked for, else the target's. None: just run it here."""
-    from lpcc.elsewhere import KERNELS, kernels_here, kernels_of
+    from lpcc.elsewhere import kernels_here, kernels_named, kernels_of
 
-    if emulate is None:
-        asked = kernels_of(target)
-        return asked if asked != kernels_here() or asked == "x86-novnni" else None
-    for known in KERNELS:
-        if emulate == known:
-            return known
-    raise UsageError(f"--emulate {emulate}: unknown kernels; {nearest(emulate, KERNELS)}")
+    if emulate is not None:
+        return kernels_named(emulate)
+    asked = kernels_of(target)
+    return asked if asked != kernels_here() or asked == "x86-novnni" else None
 
 
 def _open(model: Model) -> tuple[gs.Graph, str, Path | None]:

@@ -25,6 +25,7 @@ def diff(
     preprocess: options.Preprocessing = None,
     samples: Annotated[int, typer.Option("--samples", min=1, help="Samples of the data to compare on.")] = 16,
     dim: options.Sizes = None,
+    emulate: options.Emulate = None,
     seed: options.Seed = 0,
     json: options.JsonFile = None,
     quiet: options.Quiet = False,
@@ -32,8 +33,9 @@ def diff(
 ) -> None:
     """Say how two models differ, in structure and in numbers.
 
-    Numbers are compared on the given data, else on random inputs, without onnxruntime's own optimisations. Differences
-    are no failure: the exit code is 0.
+    Numbers are compared on the given data, else on random inputs, without onnxruntime's own optimisations; with
+    --emulate B's are those that the integer kernels of another processor give. Differences are no failure: the exit
+    code is 0.
     """
     sizes = options.sizes(dim)
     terminal = Terminal(quiet, json)
@@ -41,10 +43,12 @@ def diff(
 
     from lpcc import diff as differences
     from lpcc.cli.feeds import data_feeds, random_feeds
+    from lpcc.elsewhere import kernels_named
     from lpcc.errors import ModelError
     from lpcc.graph import load, to_proto
     from lpcc.report.plain import to_plain
 
+    kernels = None if emulate is None else kernels_named(emulate)
     graph_a, graph_b = load(a), load(b)
     structure = differences.structure(graph_a, graph_b)
     model_a = to_proto(graph_a)
@@ -52,7 +56,7 @@ def diff(
     outputs: Sequence[OutputDifference] = ()
     problem = None
     try:
-        outputs = differences.numbers(model_a, to_proto(graph_b), feeds)
+        outputs = differences.numbers(model_a, to_proto(graph_b), feeds, kernels)
     except ModelError as error:
         problem = str(error)
     terminal.write_json(

@@ -76,15 +76,7 @@ def optimize(
         float | None,
         typer.Option("--min-sqnr", show_default=False, help="Budget without labels: dB of the outputs' SQNR."),
     ] = None,
-    emulate: Annotated[
-        str | None,
-        typer.Option(
-            "--emulate",
-            metavar="KERNELS",
-            show_default="the target's",
-            help="Judge by the integer kernels of: arm, x86-vnni, x86-novnni.",
-        ),
-    ] = None,
+    emulate: options.Emulate = None,
     seed: options.Seed = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only say what each pass would do and what that gains.")

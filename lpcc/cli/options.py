@@ -46,6 +46,15 @@ Sizes = Annotated[
         help="Size of an open dimension, by its name or its place: `batch=1`, `images[2]=320`. Repeatable.",
     ),
 ]
+Emulate = Annotated[
+    str | None,
+    typer.Option(
+        "--emulate",
+        metavar="KERNELS",
+        show_default=False,
+        help="Whose integer kernels quality is judged by: arm, x86-vnni, x86-novnni.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
 JsonFile = Annotated[
     Path | None,

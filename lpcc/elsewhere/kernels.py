@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -29,6 +30,20 @@ def kernels_of(target: Target) -> Kernels | None:
     if "x86" in target.isa:
         return "x86-vnni" if "vnni" in target.isa else "x86-novnni"
     return "arm" if "neon" in target.isa else None
+
+
+def kernels_named(name: str) -> Kernels:
+    """The kernels of that name, as ``--emulate`` gives it.
+
+    Raises:
+        UsageError: there are no such ones; the message has the nearest name and all.
+    """
+    for known in KERNELS:
+        if name == known:
+            return known
+    close = get_close_matches(name, KERNELS, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise UsageError(f"--emulate {name}: unknown kernels; {hint}known: {', '.join(KERNELS)}")
 
 
 @cache

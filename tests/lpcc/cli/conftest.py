@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 
@@ -25,6 +26,22 @@ net (float[N,3,H,W] x) => (float[N,10] y)
     g = GlobalAveragePool (i)
     f = Flatten (g)
     y = Gemm <transB = 1> (f, w3, b3)
+}
+"""
+
+
+WIDE = """
+<ir_version: 9, opset_import: ["": 17]>
+net (float[N,32,14,14] x) => (float[N,10] y)
+<float[64,32,3,3] w1, float[64,64,3,3] w2, float[10,64] w3>
+{
+    [first] c = Conv <pads = [1,1,1,1]> (x, w1)
+    [active] r = Relu (c)
+    [second] d = Conv <pads = [1,1,1,1]> (r, w2)
+    [sum] s = Add (d, r)
+    [pool] g = GlobalAveragePool (s)
+    [flat] f = Flatten (g)
+    [classify] y = Gemm <transB = 1> (f, w3)
 }
 """
 
@@ -62,3 +79,12 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     onnx.save(read_model(NETWORK), tmp_path / "net.onnx")
     return Path("net.onnx")
+
+
+@pytest.fixture
+def wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A network of layers with names that int8 pays for, with images in ``x.npz``, in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    onnx.save(read_model(WIDE), tmp_path / "wide.onnx")
+    np.savez("x.npz", x=np.random.default_rng(0).standard_normal((8, 32, 14, 14)).astype(np.float32))
+    return Path("wide.onnx")

@@ -68,3 +68,16 @@ def test_long_lists_are_cut(lpcc: Callable[..., Any], model: Path) -> None:
     full = lpcc("diff", model, "long.onnx", "-v").out
     assert "more (-v" not in full
     assert "  + t17" in full
+
+
+def test_numbers_of_another_processor(lpcc: Callable[..., Any], wide: Path) -> None:
+    pipeline = "exact,quantize{ranges=minmax min-work=0}"
+    made = lpcc("optimize", wide, "-t", "arm-cortex-a72", "-p", pipeline, "--calib", "x.npz", "-o", "int8.onnx")
+    assert made.code == 0, made.err
+    sqnr = {}
+    for kernels in ("arm", "x86-novnni"):
+        done = lpcc("diff", wide, "int8.onnx", "--data", "x.npz", "--emulate", kernels, "--json", "d.json")
+        assert done.code == 0
+        sqnr[kernels] = json.loads(Path("d.json").read_text())["outputs"][0]["sqnr_db"]
+    assert 15 < sqnr["x86-novnni"] < sqnr["arm"] < 60
+    assert lpcc("diff", wide, "int8.onnx", "--emulate", "amr").code == 2

@@ -235,3 +235,86 @@ def test_a_pass_that_ruins_the_model_is_taken_back(lpcc: Callable[..., Any], mod
     assert report.verdict.kept == "partly"
     assert lpcc("diff", model, "out.onnx", "--data", data, "--json", "d.json").code == 0
     assert json.loads(Path("d.json").read_text())["outputs"][0]["relative"] < 1e-4
+
+
+QUANTISED = ("--target", "arm-cortex-a72", "--calib", "x.npz")
+
+
+@pytest.fixture
+def calib(model: Path) -> str:
+    return _npz("x.npz", x=_images(8))
+
+
+def test_a_preset(lpcc: Callable[..., Any], model: Path, calib: str) -> None:
+    done = lpcc("optimize", model, *QUANTISED, "--preset", "fast", "--json", "report.json")
+    assert done.code == 0, done.err
+    report = Report.from_json(json.loads(Path("report.json").read_text()))
+    assert report.pipeline == "exact,fast"
+    (quantize,) = [item for item in report.passes if item.name == "quantize"]
+    assert quantize.options["ranges"] == "mse"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--preset", "fats"), "unknown preset `fats`; did you mean fast"),
+        (("--preset", "fast", "--pipeline", "exact"), "give it or --pipeline, not both"),
+        (("--keep", "d", "--pipeline", "exact"), "--keep: no pass of `exact` takes it"),
+        (("--keep", "a,,b"), "--keep: expected the name of a node between the commas"),
+        (("--emulate", "arms"), "--emulate arms: unknown kernels; did you mean arm"),
+    ],
+)
+def test_what_cannot_be_asked_for(
+    lpcc: Callable[..., Any], model: Path, calib: str, arguments: tuple[str, ...], message: str
+) -> None:
+    done = lpcc("optimize", model, *QUANTISED, *arguments)
+    assert done.code == 2
+    assert message in done.error
+
+
+def _quantised(path: str) -> list[str]:
+    from lpcc.analysis.quantized import quantized_layers
+    from lpcc.graph import load
+
+    return [str(layer.node.name) for layer in quantized_layers(load(path))]
+
+
+def test_layers_to_keep_and_the_only_ones(lpcc: Callable[..., Any], wide: Path) -> None:
+    base = ("optimize", wide, *QUANTISED, "-p", "exact,quantize{ranges=minmax min-work=0}")
+    assert lpcc(*base, "-o", "all.onnx").code == 0
+    assert _quantised("all.onnx") == ["first", "second", "classify"]
+    assert lpcc(*base, "-o", "kept.onnx", "--keep", "cl*").code == 0
+    assert _quantised("kept.onnx") == ["first", "second"]
+    assert lpcc(*base, "-o", "only.onnx", "--only", "second,sum", "--only", "first").code == 0
+    assert _quantised("only.onnx") == ["first", "second"]
+    done = lpcc(*base, "-o", "none.onnx", "--keep", "frist")
+    assert done.code == 2
+    assert "first" in done.error  # the nearest name
+    assert not Path("none.onnx").exists()
+
+
+def test_emulation_is_in_the_report(lpcc: Callable[..., Any], wide: Path) -> None:
+    base = ("optimize", wide, "-t", "x86-avx512-vnni", "--calib", "x.npz", "--preset", "fast")
+    done = lpcc(*base, "--emulate", "x86-novnni")
+    assert done.code == 0
+    assert "as x86-novnni computes" in done.out
+    assert "saturate" in done.out
+    assert "quantize{reduce-range=true}" in done.out
+    assert "saturate" not in lpcc(*base).out
+
+
+def test_a_model_whose_report_cannot_be_written_is_there(
+    lpcc: Callable[..., Any], model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lpcc.cli.terminal import Terminal
+    from lpcc.errors import UsageError
+
+    def full(_terminal: Terminal, _data: Any) -> None:
+        raise UsageError("r.json: cannot be written: no space left")
+
+    monkeypatch.setattr(Terminal, "write_json", full)
+    done = lpcc("optimize", model, *BASE, "--json", "r.json")
+    assert done.code == 2
+    assert done.error.endswith("no space left; the model itself is written: net.arm-cortex-a72.onnx")
+    assert Path("net.arm-cortex-a72.onnx").exists()
+    assert not lpcc("optimize", model, *BASE, "--json", "r.json", "--dry-run").error.endswith(".onnx")

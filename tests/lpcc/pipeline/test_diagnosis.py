@@ -154,4 +154,4 @@ def test_the_report_names_them() -> None:
     assert report.after.bits_per_weight is not None
     assert report.before.bits_per_weight == 32
     assert 8 < report.after.bits_per_weight < 10
-    assert list(report.after.bytes_by_type)[0] == "int8"
+    assert next(iter(report.after.bytes_by_type)) == "int8"
