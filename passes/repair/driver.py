@@ -134,7 +134,7 @@ class _Run:
                 try:
                     rounding = self._solve(site, walk, wanted, limit)
                 except (NoPatches, ModelError) as why:
-                    self.changes.refuse(site.layer.node, str(why))
+                    self.changes.refuse(site.name, str(why))
                     continue
                 with edit.Edit(self.graph) as editing:
                     kept.append((site, site.write(editing, rounding)))
@@ -148,10 +148,10 @@ class _Run:
             with edit.Edit(self.graph) as editing:
                 for site, undo in kept[count // 2 : count]:
                     undo(editing)
-                    self.changes.refuse(site.layer.node, _TAKEN_BACK.format("the network"))
+                    self.changes.refuse(site.name, _TAKEN_BACK.format("the network"))
             count //= 2
         for site, _ in kept[:count]:
-            self.changes.done(site.layer.node, self.how.what)
+            self.changes.done(site.name, self.how.what)
 
     def _noise(self) -> float:
         """Distance of the quantised network from the float one on the images kept apart."""

@@ -56,6 +56,8 @@ class Site:
     """A layer with integer weights, and the float layer that it should be as close to as can be."""
 
     layer: QuantizedLayer
+    name: str
+    """Name of the float layer: an unnamed one goes by its output, which `quantize` may call otherwise."""
     window: Window
     float_weights: Array
     """Float64 (groups, depth, outputs)."""
@@ -67,11 +69,6 @@ class Site:
     """Least integer of each output channel, (groups, 1, outputs)."""
     high: Array
     """Greatest integer of each output channel, (groups, 1, outputs)."""
-
-    @property
-    def name(self) -> str:
-        """Name of the layer."""
-        return edit.label(self.layer.node)
 
     @property
     def reads(self) -> Patches:
@@ -159,11 +156,14 @@ class Site:
         if self.layer.bias is not None:
             for index, values in enumerate((integers, scales)):
                 name = self.layer.bias.inputs[index].name
-                undo.replace(editing, self.layer.bias, index, gs.Constant(name, values))
+                undo.replace(editing, self.layer.bias, index, gs.Constant(name, np.asarray(values)))
             return
         if not integers.any():
             return
-        constants = [editing.constant(f"{hint}_quantized", integers), editing.constant(f"{hint}_scale", scales)]
+        constants = [
+            editing.constant(f"{hint}_quantized", integers),
+            editing.constant(f"{hint}_scale", np.asarray(scales)),
+        ]
         result = editing.fresh(f"{hint}_dequantized", np.dtype(np.float32), bias.shape)
         attrs = {} if weights.axis is None else {"axis": 0}
         undo.added.append(editing.add("DequantizeLinear", constants, [result], attrs, name=result.name))
@@ -199,18 +199,19 @@ def sites(graph: gs.Graph, unquantized: gs.Graph, skip: frozenset[str], changes:
     floats = _by_name(unquantized)
     full = _full_int8(layers)
     for layer in layers:
+        twin = _twin(layer.node, floats)
+        name = edit.label(layer.node if twin is None else twin)
         try:
-            if edit.label(layer.node) in skip:
-                raise NoPatches("named in skip")
-            yield _site(layer, floats, full, unquantized)
+            if name in skip:
+                raise NoPatches("named in `skip`")
+            if twin is None or not isinstance(twin.inputs[1], gs.Constant):
+                raise NoPatches("no float layer of its name is known")
+            yield _site(layer, twin, full, unquantized)
         except NoPatches as why:
-            changes.refuse(layer.node, str(why))
+            changes.refuse(name, str(why))
 
 
-def _site(layer: QuantizedLayer, floats: dict[str, gs.Node], full: int, unquantized: gs.Graph) -> Site:
-    twin = _twin(layer.node, floats)
-    if twin is None or not isinstance(twin.inputs[1], gs.Constant):
-        raise NoPatches("no float layer of its name is known")
+def _site(layer: QuantizedLayer, twin: gs.Node, full: int, unquantized: gs.Graph) -> Site:
     if not {part.bits for part in layer.parts} <= {2, 4, 8}:
         raise NoPatches("its weights have more than 8 bits")
     others = [edit.label(n) for n in _readers(layer) if n is not layer.node]
@@ -226,6 +227,7 @@ def _site(layer: QuantizedLayer, floats: dict[str, gs.Node], full: int, unquanti
     low, high = (np.clip(ends, -full, full).astype(np.float64) for ends in layer.limits)
     return Site(
         layer=layer,
+        name=edit.label(twin),
         window=window,
         float_weights=window.matrix(values.astype(np.float64)),
         bounds=_bounds(twin, unquantized),

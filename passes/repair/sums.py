@@ -60,7 +60,7 @@ class Sums(Solver):
 
     def _rounded(self, current: Rounding, weights: Array, gram: Array) -> Rounding:
         site, scales = self._site, current.scales.astype(np.float64)
-        if self._search:
+        if self._search and site.layer.weights.axis is not None:
             scales = chosen_scales(site, current, weights, gram)
         if self._compensate:
             integers = compensated(site, weights, scales, gram)

@@ -1,0 +1,329 @@
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lpcc.analysis.quantized import quantized_layers
+from lpcc.graph import clone, from_proto, load, to_proto
+from lpcc.passes import AdaRound, Refit, RoundWeights
+from lpcc.passes.repair import driver
+from lpcc.passes.repair.compensate import compensated, fitted, nearest, polished
+from lpcc.passes.repair.driver import Repair, Solver
+from lpcc.passes.repair.sites import Rounding, Site, sites
+from lpcc.pipeline import Changes, Pipeline
+from lpcc.pipeline.runner import run_pipeline
+from lpcc.quality.noise import noise_of
+from lpcc.runtime import Session, count_kernels
+from lpcc.testing.golden import read_model
+
+PASSES = [AdaRound(steps=200, batch=64), RoundWeights(), RoundWeights(scales="search"), Refit()]
+
+CHAIN = """<ir_version: 8, opset_import: ["": 17]>
+g (float[N,4,8,8] x) => (float[N,3] y)
+<float[6,4,3,3] u, float[6] a, float[6,1,3,3] v, float[6] b, float[5,6,1,1] w, float[5,3] f, float[3] e>
+{
+    c1 = Conv<pads=[1,1,1,1]>(x, u, a)
+    r1 = Relu(c1)
+    c2 = Conv<group=6, strides=[2,2], auto_pad="SAME_UPPER">(r1, v, b)
+    r2 = Relu(c2)
+    c3 = Conv(r2, w)
+    p = GlobalAveragePool(c3)
+    q = Flatten(p)
+    y = Gemm(q, f, e)
+}"""
+
+
+def quantised(model, ctx, options="ranges=mse min-work=0 weight-bits=4"):
+    graph = from_proto(model)
+    run_pipeline(graph, Pipeline.parse(f"quantize{{{options}}}"), ctx)
+    return graph
+
+
+def distance(graph: gs.Graph, ctx, data) -> float:
+    """Distance of the outputs from those of the float network."""
+    one, other = Session(to_proto(ctx.unquantized)), Session(to_proto(graph))
+    return noise_of((one.run(b.feeds), other.run(b.feeds)) for b in data.batches(32))
+
+
+@pytest.mark.parametrize("item", PASSES, ids=str)
+def test_outputs_come_closer_on_unseen_images(item, context, images):
+    model = read_model(CHAIN)
+    ctx = context(model, count=64)
+    graph = quantised(model, ctx)
+    unseen = images(model, 200, 1)
+    before = distance(graph, ctx, unseen)
+    changes = item.run(graph, ctx)
+    assert changes
+    assert distance(graph, ctx, unseen) < 0.8 * before
+
+
+@pytest.mark.parametrize("item", PASSES, ids=str)
+@pytest.mark.parametrize("options", ["reduce-range=true", "weight-bits=4", 'bits="c1=4+8:50%"', "per-channel=false"])
+def test_integers_stay_on_their_grid(item, options, context):
+    model = read_model(CHAIN)
+    ctx = context(model)
+    graph = quantised(model, ctx, f"ranges=minmax min-work=0 {options}")
+    before = {layer.node.name or layer.node.outputs[0].name: layer for layer in quantized_layers(clone(graph))}
+    kernels = count_kernels(to_proto(graph))
+    item.run(graph, ctx)
+    assert count_kernels(to_proto(graph)) == kernels
+    after = quantized_layers(graph)
+    assert len(after) == len(before)
+    for layer in after:
+        old = before[layer.node.name or layer.node.outputs[0].name]
+        low, high = (-64, 64) if options == "reduce-range=true" else layer.limits
+        assert (layer.weights.integers >= low).all()
+        assert (layer.weights.integers <= high).all()
+        assert [part.bits for part in layer.parts] == [part.bits for part in old.parts]
+        assert layer.weights.scales.shape == old.weights.scales.shape
+        if getattr(item, "scales", "keep") == "keep":
+            np.testing.assert_array_equal(layer.weights.scales, old.weights.scales)
+        if layer.bias is not None and layer.input_params is not None:  # as integer kernels want it
+            expected = layer.input_params.scale * layer.weights.scales
+            np.testing.assert_allclose(layer.bias.inputs[1].values, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("item", PASSES, ids=str)
+def test_the_same_images_give_the_same_bytes(item, context):
+    model = read_model(CHAIN)
+    results = []
+    for _ in range(2):
+        ctx = context(model)
+        graph = quantised(model, ctx)
+        item.run(graph, ctx)
+        results.append(to_proto(graph).SerializeToString(deterministic=True))
+    assert results[0] == results[1]
+
+
+def refused(item, graph, ctx) -> list[str]:
+    before = to_proto(graph).SerializeToString(deterministic=True)
+    changes = item.run(graph, ctx)
+    assert not changes
+    assert to_proto(graph).SerializeToString(deterministic=True) == before
+    return [refusal.reason for refusal in changes.refused]
+
+
+def test_one_image_is_not_enough(context):
+    model = read_model(CHAIN)
+    ctx = context(model)
+    graph = quantised(model, ctx)
+    ctx.calibration = ctx.calibration.head(1)
+    assert refused(RoundWeights(), graph, ctx) == ["there are not enough images to keep one apart"]
+
+
+def test_nothing_quantised_in_the_end(context):
+    model = read_model(CHAIN)
+    ctx = context(model)
+    quantised(model, ctx)
+    assert refused(Refit(), from_proto(model), ctx) == ["no layer of it has integer weights"]
+
+
+def test_layers_of_another_network(context):
+    model = read_model(CHAIN)
+    ctx = context(model)
+    graph = quantised(model, ctx)
+    ctx.unquantized = from_proto(read_model(CHAIN.replace("c1", "d1")))
+    changes = RoundWeights().run(graph, ctx)
+    assert [(r.node, r.reason) for r in changes.refused] == [("c1", "no float layer of its name is known")]
+
+
+def test_what_does_not_help_the_network_is_taken_back_from_the_end(context, monkeypatch):
+    model = read_model(CHAIN)
+    ctx = context(model, count=64)
+    graph = quantised(model, ctx)
+    noises = iter([1.0, 2.0, 0.5])  # before, with all repairs, with the first half
+    monkeypatch.setattr(driver._Run, "_noise", lambda _: next(noises))
+    changes = RoundWeights().run(graph, ctx)
+    taken_back = [r.node for r in changes.refused if "the network comes no closer" in r.reason]
+    assert [rewrite.node for rewrite in changes.rewrites] == ["c1", "c2"]
+    assert taken_back == ["c3", "y"]
+
+    whole = quantised(model, ctx)
+    monkeypatch.setattr(driver._Run, "_noise", lambda _: 1.0)
+    reasons = refused(RoundWeights(), whole, ctx)
+    assert reasons == ["taken back: on images kept apart the network comes no closer to the float one"] * 4
+
+
+class _Worse(Solver):
+    """Moves all weights by a step."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+
+    @classmethod
+    def per_image(cls, site: Site, images: int) -> int:
+        return 16
+
+    def add(self, read, wanted) -> None:
+        assert len(read) == len(wanted)
+
+    def solve(self):
+        current = self.site.current
+        moved = np.clip(current.integers + 3, self.site.low, self.site.high)
+        yield Rounding(moved, current.scales, current.bias)
+
+
+def test_what_does_not_help_its_layer_is_not_written(context):
+    model = read_model(CHAIN)
+    ctx = context(model)
+    graph = quantised(model, ctx)
+    reasons = refused(Repair(_Worse, _Worse.per_image, "moved", 128, ()), graph, ctx)
+    assert reasons == ["taken back: on images kept apart its output comes no closer to the float one"] * 4
+
+
+def test_a_layer_without_bias_gets_one_and_loses_it_again(context):
+    model = read_model(CHAIN)
+    ctx = context(model)
+    graph = quantised(model, ctx)
+    layer = next(layer for layer in quantized_layers(graph) if layer.node.outputs[0].name == "c3")
+    from lpcc import edit
+
+    with edit.Edit(graph) as editing:
+        if layer.bias is not None:  # as quantize corrects it
+            editing.drop_inputs(layer.node, 2)
+            editing.remove(layer.bias)
+    before = to_proto(graph).SerializeToString(deterministic=True)
+    site = next(s for s in sites(graph, ctx.unquantized, frozenset(), Changes()) if s.name == "c3")
+    current = site.current
+    assert not current.bias.any()
+    with edit.Edit(graph) as editing:
+        undo = site.write(editing, Rounding(current.integers, current.scales, current.bias + 1))
+    (again,) = (layer for layer in quantized_layers(graph) if layer.node.outputs[0].name == "c3")
+    assert again.bias is not None
+    Session(to_proto(graph))
+    with edit.Edit(graph) as editing:
+        undo(editing)
+    assert to_proto(graph).SerializeToString(deterministic=True) == before
+
+
+def site_of(weights: np.ndarray, high: int) -> Site:
+    """As much of a layer as rounding asks for: one group, weights (depth, outputs), scale 1."""
+    site = Site.__new__(Site)
+    ends = np.full((1, 1, weights.shape[1]), float(high))
+    for name, value in {"float_weights": weights[None], "low": -ends, "high": ends}.items():
+        object.__setattr__(site, name, value)
+    return site
+
+
+def quadratic(gram: np.ndarray, error: np.ndarray) -> np.ndarray:
+    return np.einsum("gko,gkl,glo->o", error, gram, error)
+
+
+@st.composite
+def problems(draw: st.DrawFn) -> tuple[Site, np.ndarray, np.ndarray]:
+    depth, outputs = draw(st.integers(1, 6)), draw(st.integers(1, 4))
+    rng = np.random.default_rng(draw(st.integers(0, 9999)))
+    rows = rng.normal(size=(20, depth)) @ rng.normal(size=(depth, depth))
+    weights = rng.uniform(-2.5, 2.5, size=(depth, outputs))
+    gram = rows.T @ rows / 20 + 0.01 * np.eye(depth)
+    return site_of(weights, draw(st.integers(1, 3))), gram[None], np.ones((1, 1, outputs))
+
+
+@settings(deadline=None)
+@given(problems())
+def test_descent_ends_where_no_single_step_helps(problem: tuple[Site, np.ndarray, np.ndarray]) -> None:
+    site, gram, scales = problem
+    start = compensated(site, site.float_weights, scales, gram)
+    found = polished(site, start, site.float_weights, scales, gram)
+    assert (np.abs(found) <= site.high).all()
+    np.testing.assert_array_equal(found, np.rint(found))
+    least = quadratic(gram, found - site.float_weights)
+    assert (least <= quadratic(gram, start - site.float_weights) + 1e-9).all()
+    again = polished(site, found, site.float_weights, scales, gram)
+    if np.array_equal(again, found):  # it had sweeps enough
+        for k, step in itertools.product(range(found.shape[1]), (-1, 1)):
+            moved = found.copy()
+            moved[:, k] = np.clip(moved[:, k] + step, site.low[:, 0], site.high[:, 0])
+            assert (quadratic(gram, moved - site.float_weights) >= least - 1e-9).all()
+
+
+def test_inputs_that_have_nothing_to_do_with_each_other_are_rounded_to_the_nearest() -> None:
+    rng = np.random.default_rng(0)
+    site = site_of(rng.uniform(-3, 3, size=(200, 5)), 2)  # more than a block
+    gram = np.diag(rng.uniform(0.5, 2, 200))[None]
+    expected = nearest(site, site.float_weights, np.ones((1, 1, 5)))
+    np.testing.assert_array_equal(compensated(site, site.float_weights, np.ones((1, 1, 5)), gram), expected)
+
+
+def test_compensation_in_blocks_is_that_without(monkeypatch) -> None:
+    from lpcc.passes.repair import compensate
+
+    rng = np.random.default_rng(1)
+    site = site_of(rng.uniform(-7, 7, size=(150, 8)), 7)
+    rows = rng.normal(size=(400, 150)) @ rng.normal(size=(150, 150))
+    gram = (rows.T @ rows / 400 + 0.05 * np.eye(150))[None]
+    scales = np.ones((1, 1, 8))
+
+    def both() -> tuple[np.ndarray, np.ndarray]:
+        found = compensated(site, site.float_weights, scales, gram)
+        return found, polished(site, found, site.float_weights, scales, gram)
+
+    in_blocks = both()
+    monkeypatch.setattr(compensate, "_BLOCK", 150)
+    whole = both()
+    np.testing.assert_array_equal(in_blocks[0], whole[0])
+    np.testing.assert_array_equal(in_blocks[1], whole[1])
+    error = [quadratic(gram, q - site.float_weights).sum() for q in (nearest(site, site.float_weights, scales), *whole)]
+    assert error[1] < 0.5 * error[0]
+    assert error[2] <= error[1]
+
+
+def test_fit_goes_from_least_squares_to_the_float_weights() -> None:
+    rng = np.random.default_rng(0)
+    site = site_of(rng.normal(size=(4, 2)), 7)
+    rows = rng.normal(size=(50, 4))
+    target = rows @ rng.normal(size=(4, 2))
+    gram, cross = (rows.T @ rows / 50)[None], (rows.T @ target / 50)[None]
+    exact, _ = fitted(site, gram, cross, 1e-12)
+    np.testing.assert_allclose(exact[0], np.linalg.lstsq(rows, target, rcond=None)[0], atol=1e-6)
+    stiff, _ = fitted(site, gram, cross, 1e9)
+    np.testing.assert_allclose(stiff, site.float_weights, atol=1e-6)
+    dead, _ = fitted(site, 0 * gram, 0 * cross, 0.1)
+    np.testing.assert_allclose(dead, site.float_weights)
+
+
+def zoo_case(zoo, context, name, options):
+    from lpcc.data import Dataset
+    from lpcc.runtime import TensorSpec
+
+    graph = load(zoo.model(name))
+    ctx = context(onnx.load(zoo.model(name)))
+    run_pipeline(graph, Pipeline.parse("exact"), ctx)
+    inputs = TensorSpec.inputs_of(to_proto(graph))
+    ctx.calibration = Dataset.from_arrays(zoo.calib(name, 60), inputs=inputs)
+    run_pipeline(graph, Pipeline.parse(f"quantize{{ranges=mse {options}}}"), ctx)
+    feeds, labels = zoo.eval(name, 300)
+    return graph, ctx, feeds, labels
+
+
+def top1(graph, feeds, labels) -> float:
+    (scores,) = Session(to_proto(graph)).run(feeds).values()
+    return 100 * float((scores.argmax(axis=1) == labels).mean())
+
+
+def test_int4_resnet8(zoo, context):
+    graph, ctx, feeds, _ = zoo_case(zoo, context, "mlperf_resnet8_cifar10", "weight-bits=4")
+    (expected,) = Session(to_proto(ctx.unquantized)).run(feeds).values()
+
+    def agreement() -> float:
+        (found,) = Session(to_proto(graph)).run(feeds).values()
+        return 100 * float((found.argmax(axis=1) == expected.argmax(axis=1)).mean())
+
+    before = agreement()
+    assert RoundWeights().run(graph, ctx)
+    assert agreement() > before + 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("item", [AdaRound(), RoundWeights()], ids=str)
+def test_int4_resnet20_within_three_points_of_float(item, zoo, context):
+    graph, ctx, feeds, labels = zoo_case(zoo, context, "cifar10_resnet20_jpegft", "weight-bits=4")
+    before = top1(ctx.unquantized, feeds, labels)
+    assert item.run(graph, ctx)
+    assert top1(graph, feeds, labels) > before - 3
