@@ -104,6 +104,8 @@ class Pass(ABC):
     name: ClassVar[str]
     fidelity: ClassVar[Fidelity]
     needs: ClassVar[frozenset[Need]] = frozenset()
+    for_size: ClassVar[bool] = False
+    """Whether what an approximate pass gains is a smaller file: it pays where the result is not slower."""
 
     @abstractmethod
     def run(self, graph: gs.Graph, ctx: Context) -> Changes:

@@ -74,6 +74,7 @@ class QuantizeWeights(Pass):
 
     name: ClassVar[str] = "quantize-weights"
     fidelity: ClassVar[Fidelity] = Fidelity.APPROXIMATE
+    for_size: ClassVar[bool] = True
 
     format: Literal[
         "int8", "int4", "int2", "fixed", "pow2", "flightnn", "ternary", "ttq", "binary", "xnor", "dorefa"
