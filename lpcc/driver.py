@@ -234,7 +234,7 @@ def _runnable(job: Job) -> list[Pass]:
     if not passes or job.only_exact:
         return []
     made_up = job.ctx.calibration is not None and job.ctx.calibration.is_synthetic
-    if made_up and not job.ctx.hints and any(Need.CALIBRATION in item.needs for item in passes):
+    if made_up and not job.has_grounds and any(Need.CALIBRATION in item.needs for item in passes):
         job.notes.append(
             "stays in float: without images (--calib), and without batch norms or limited activations, whose ranges "
             "would stand in for them, nobody can tell what quantisation costs"
@@ -284,10 +284,11 @@ def _findings(job: Job, exact: Variant, decision: Decision, judge: ImageJudge) -
 def _against_exact(exact: Variant, decision: Decision, feeds: Mapping[str, np.ndarray] | None, first: int) -> Decision:
     """The decision, or the exact graph where what the approximate passes made of it is no faster.
 
-    `first` is the place of their first record.
+    `first` is the place of their first record. Those that are for size pay where the result is not slower.
     """
     against_exact = race(exact, decision.result, feeds)
-    if against_exact.pays:
+    changed = [record.item for record in decision.records[first:] if record.changes]
+    if against_exact.pays or (not against_exact.slower and all(item.for_size for item in changed)):
         return decision
     reasons = (*decision.reasons, f"approximate passes taken back: {against_exact}")
     return replace(decision, result=exact, kept="partly", reasons=reasons, returned=(), undone=first)

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import onnx
 
+from lpcc import edit
+from lpcc.analysis.bounds import limited
 from lpcc.analysis.types import annotate
 from lpcc.errors import DataError, ModelError
-from lpcc.graph import clone, from_proto, load
+from lpcc.graph import clone, from_proto, load, to_proto
 from lpcc.pipeline import Context, Fidelity, Need, Pass, Pipeline
 from lpcc.pipeline.judge import Budget
-from lpcc.pipeline.runner import check_needs
+from lpcc.pipeline.runner import check_needs, run_pipeline
 from lpcc.pipeline.variant import Variant
 from lpcc.report.figures import stored_bytes
 from lpcc.target import Target
@@ -59,6 +61,8 @@ class Job:
     only_exact: bool
     kernels: Kernels | None = None
     """Whose integer kernels results are judged by; None: those of this machine."""
+    has_grounds: bool = False
+    """Whether made-up images stand in for real ones with reason: the network tells what those are like."""
     notes: list[str] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
 
@@ -192,23 +196,45 @@ def _open_data(
         metric = parse_metric(job.budget.metric or "top1")
         job.ctx.evaluation = opened(evaluation, labels_needed=metric.needs_labels)
     if calib is None and any(Need.CALIBRATION in item.needs for item in job.pipeline):
-        _make_up_images(job, reference)
+        _make_up_images(job, reference, recipe)
 
 
-def _make_up_images(job: Job, reference: Session) -> None:
-    """Images that batch norms take for those that they were trained on; mere noise where there are no batch norms."""
+def _make_up_images(job: Job, reference: Session, recipe: Path | None) -> None:
+    """Images that the network takes for those that it was trained on, as far as it tells; mere noise where it does not.
+
+    Batch norms tell most. Where they are folded away, activations with two limits tell their own ranges, and how large
+    the numbers in images may be.
+    """
     from lpcc.analysis.bn_statistics import bn_statistics
     from lpcc.data import Dataset
 
     job.ctx.hints = bn_statistics(job.graph)
     try:
-        if not job.ctx.hints:
+        limits, model = ({}, job.original.model) if job.ctx.hints else _limited(job)
+        if not job.ctx.hints and not limits:
             job.ctx.calibration = Dataset.synthetic(reference.inputs, _CHECKED_SAMPLES, job.ctx.seed)
             return
+        job.has_grounds = True
         job.ctx.progress("synthesising images", 0, 0)
-        job.ctx.calibration = Dataset.synthetic(job.original.model, _SYNTHETIC_IMAGES, job.ctx.seed)
+        job.ctx.calibration = Dataset.synthetic(
+            model, _SYNTHETIC_IMAGES, job.ctx.seed, preprocess=recipe, limits=limits
+        )
     except DataError as error:
         job.only_exact = True
         job.notes.append(f"only exact passes ran: {error}")
         return
     job.notes.append("not verified by real data: ranges and quality come from synthesised images; give --calib")
+    if limits and recipe is None:
+        job.notes.append(
+            f"no batch norms tell what images look like: taken for {job.ctx.calibration.description}; "
+            "state it with --preprocess"
+        )
+
+
+def _limited(job: Job) -> tuple[dict[str, tuple[float, float]], onnx.ModelProto]:
+    """The activations with two limits in the exact graph, if they follow half of its convolutions, and its model."""
+    exact = clone(job.graph)
+    run_pipeline(exact, job.exact_passes, Context(target=job.target))
+    found = limited(exact)
+    convolutions = sum(edit.op(node) == "Conv" for node in exact.nodes)
+    return (found if found and 2 * len(found) >= convolutions else {}), to_proto(exact)

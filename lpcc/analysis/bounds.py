@@ -25,6 +25,20 @@ def clip_bounds(clip: gs.Node) -> tuple[float | None, float | None]:
     return sides[0], sides[1]
 
 
+def limited(graph: gs.Graph) -> dict[str, tuple[float, float]]:
+    """By name of a result of a Clip that takes a convolution's result alone: its two finite, constant bounds."""
+    reader = edit.Edit(graph)
+    found = {}
+    for node in graph.nodes:
+        before = reader.producer(node.inputs[0]) if edit.op(node) == "Clip" else None
+        if before is None or edit.op(before) != "Conv" or reader.only_user(node.inputs[0]) is None:
+            continue
+        low, high = clip_bounds(node)
+        if low is not None and high is not None and -inf < low < high < inf:
+            found[str(node.outputs[0].name)] = (low, high)
+    return found
+
+
 def is_never_negative(node: gs.Node) -> bool:
     """Whether the first result of a node holds no negative number, whatever its inputs are; it may hold NaN."""
     kind = edit.op(node)

@@ -99,19 +99,27 @@ class Dataset:
 
     @classmethod
     def synthetic(
-        cls, model: onnx.ModelProto | Sequence[TensorSpec], count: int = 64, seed: int = 0, size: int = 224
+        cls,
+        model: onnx.ModelProto | Sequence[TensorSpec],
+        count: int = 64,
+        seed: int = 0,
+        size: int = 224,
+        preprocess: Path | Preprocess | None = None,
+        limits: Mapping[str, tuple[float, float]] | None = None,
     ) -> Dataset:
         """Made-up images that look to `model` as much like its training images as can be told without data.
 
         See `lpcc.data.synthetic` for the method. `model` is the network as it was trained, batch norms not folded; of
-        bare specs only types and shapes are used. `size` is taken for dimensions that are not fixed. The same arguments
-        give the same samples.
+        bare specs only types and shapes are used. `size` is taken for dimensions that are not fixed. `preprocess`, how
+        images become inputs, and `limits`, the least and the greatest number of activations by name, help where they
+        are known. The same arguments give the same samples.
         """
         from lpcc.data.synthetic import SyntheticSource
 
         inputs = tuple(model) if isinstance(model, Sequence) else TensorSpec.inputs_of(model)
         proto = None if isinstance(model, Sequence) else model
-        return cls(SyntheticSource(inputs, proto, count, seed, size), inputs, is_synthetic=True)
+        recipe = Preprocess.load(preprocess) if isinstance(preprocess, Path) else preprocess
+        return cls(SyntheticSource(inputs, proto, count, seed, size, recipe, limits), inputs, is_synthetic=True)
 
     @property
     def description(self) -> str:

@@ -10,19 +10,25 @@ pixels; here no gradients are needed: pictures of natural statistics (see `lpcc.
 is least, where (mu, sigma) are the remembered moments and (m, s) those that the pictures cause. That is enough to learn
 how the network's images were normalised, which decides the ranges of all its activations.
 
-A network without batch norm says nothing about its images: they are then taken to have mean 0 and variance 1.
+Where batch norms are folded away, activations with an upper limit, such as ReLU6, still tell images of variance about 1
+from bytes: too small a scale leaves them idle, too large a one drives them into their limits (see `lpcc.data.limits`).
+What they do not tell apart is covered by one range for all: [-2.1, 2.3] holds [0, 1] and [-1, 1] too, [-128, 256] all
+bytes. Activations quantised for too wide a range lose little; for one too narrow, much. A preprocessing that the user
+states says more than either. A network of which nothing is known says nothing about its images: they are
+taken to have mean 0 and variance 1.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from lpcc.data.limits import LimitProbe
 from lpcc.data.moments import MomentProbe
 from lpcc.data.rows import sample_axis, without_axis
 from lpcc.data.source import Block
@@ -32,6 +38,8 @@ from lpcc.runtime.spec import Array, TensorSpec
 
 if TYPE_CHECKING:
     import onnx
+
+    from lpcc.data.preprocess import Preprocess
 
 
 Kind = Literal["scene", "thing"]
@@ -51,6 +59,13 @@ class Look:
     def __str__(self) -> str:
         return f"{self.kind}s in [{min(self.offset):.3g}, {max(self.offset) + self.scale:.3g}]"
 
+    @classmethod
+    def stated(cls, recipe: Preprocess) -> Look:
+        """What pixels of 0 to 255 become by a preprocessing; one scale for all channels, their mean."""
+        std = np.asarray(recipe.std, np.float64)
+        offset = -np.asarray(recipe.mean, np.float64) / std
+        return cls(scale=float((255 / recipe.divide / std).mean()), offset=tuple(np.atleast_1d(offset).tolist()))
+
     def develop(self, pixels: Array) -> Array:
         """A picture as the model takes it, float32 (..., C, H, W)."""
         offset = np.asarray(self.offset, np.float32)[:, np.newaxis, np.newaxis]
@@ -62,6 +77,8 @@ _STARTS = tuple(
     Look(scale=scale, offset=(offset,))
     for scale, offset in ((4.4, -2.1), (1.0, 0.0), (2.0, -1.0), (255.0, 0.0), (255.0, -128.0))
 )
+_GENEROUS = (Look(), Look(scale=384.0, offset=(-128.0,)))
+"""Looks that hold all the usual ones of their scale."""
 _PROBES = 8  # images per candidate, fewer of large ones
 _PROBE_VALUES = 1_200_000
 _SIZES = (256, 320, 128, 64, 32, 16, 8)  # tried in turn when the model does not run with the size asked for
@@ -79,15 +96,28 @@ class SyntheticSource:
     labelled = False
 
     def __init__(
-        self, inputs: Sequence[TensorSpec], model: onnx.ModelProto | None, count: int, seed: int, size: int
+        self,
+        inputs: Sequence[TensorSpec],
+        model: onnx.ModelProto | None,
+        count: int,
+        seed: int,
+        size: int,
+        recipe: Preprocess | None = None,
+        limits: Mapping[str, tuple[float, float]] | None = None,
     ) -> None:
+        """Make up samples with the `recipe` by which images become inputs, or by what the model tells of them.
+
+        `limits` gives, by name of an activation, the least and the greatest number that it can hold.
+        """
         if count < 1:
             raise DataError(f"synthesised data: {count} samples asked for; it takes at least 1")
         self._count = count
         self._seed = seed
         self._rows = _sized(without_axis(inputs), size)
         self._limits = {} if model is None else _table_sizes(model)
-        self._look = Look()
+        self._stated = recipe is not None
+        self._look = Look() if recipe is None else Look.stated(recipe)
+        self._clipped = dict(limits or {})
         self.description = f"{count} synthesised samples"
         images = [spec for spec in self._rows if _channel_axis(spec) is not None]
         if images and model is not None:
@@ -165,11 +195,22 @@ class SyntheticSource:
         else:
             self._rows = _sized(without_axis(inputs), size)
             return
-        if len(probe) > 0:
-            values = sum(math.prod(_fixed(spec)) for spec in self._rows)
-            count = max(2, min(_PROBES, _PROBE_VALUES // values))
-            self._look, left = _search(lambda look: probe.mismatch(batches(look, count)), self._colours())
+        values = sum(math.prod(_fixed(spec)) for spec in self._rows)
+        count = max(2, min(_PROBES, _PROBE_VALUES // values))
+
+        def mismatch(look: Look) -> float:
+            return probe.mismatch(batches(look, count))
+
+        if len(probe) > 0 and self._stated:
+            scenes, things = self._look, replace(self._look, kind="thing")
+            self._look = things if mismatch(things) < _MUCH_BETTER * mismatch(scenes) else scenes
+        elif len(probe) > 0:
+            self._look, left = _search(mismatch, self._colours())
             self.description += f", matched to {len(probe)} batch norms (mismatch {left:.2f})"
+        elif self._clipped and not self._stated:
+            limited = LimitProbe(model, self._clipped)
+            self._look = min(_GENEROUS, key=lambda look: limited.strain(batches(look, count)))
+            self.description += f", scaled as suits {len(self._clipped)} limited activations"
 
     def _colours(self) -> int:
         """Channels of the image inputs where they agree, else 1."""
