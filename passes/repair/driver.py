@@ -6,7 +6,7 @@ were repaired, would make good the same error several times: 14 dB in place of 3
 4-bit weights.
 
 One image in four is kept apart. On these each layer must come closer to its float output, and in the end the whole
-network to the float network's outputs (`lpcc.quality.noise.noise_of`): else only the first half of the repairs stays,
+network to the float network's outputs (`lpcc.quality.noise`): else only the first half of the repairs stays,
 or the first quarter, and so on, as far as that helps.
 """
 
@@ -29,7 +29,7 @@ from lpcc.errors import ModelError
 from lpcc.graph import to_proto
 from lpcc.passes.repair.sites import Rounding, Site, Undo, sites
 from lpcc.pipeline import Changes, Context
-from lpcc.quality.noise import noise_of
+from lpcc.quality.noise import Noise, noise_parts
 
 if TYPE_CHECKING:
     from lpcc.data import Batch, Dataset
@@ -141,10 +141,10 @@ class _Run:
         self.ctx.progress("repair", len(found), len(found))
         self._settle(kept, before)
 
-    def _settle(self, kept: Sequence[tuple[Site, Undo]], before: float) -> None:
+    def _settle(self, kept: Sequence[tuple[Site, Undo]], before: Noise) -> None:
         """Keep as many of the first repairs as bring the whole network closer: all, half of them, a quarter ..."""
         count = len(kept)
-        while count and not self._noise() < before:
+        while count and not (before.total > 0 and self._noise().relative_to(before) < 1):
             with edit.Edit(self.graph) as editing:
                 for site, undo in kept[count // 2 : count]:
                     undo(editing)
@@ -153,12 +153,12 @@ class _Run:
         for site, _ in kept[:count]:
             self.changes.done(site.name, self.how.what)
 
-    def _noise(self) -> float:
+    def _noise(self) -> Noise:
         """Distance of the quantised network from the float one on the images kept apart."""
         from lpcc.runtime import Session
 
         session = Session(to_proto(self.graph), threads=os.cpu_count() or 1)
-        return noise_of(zip(self.expected, (session.run(feed) for feed in self.feeds), strict=True))
+        return noise_parts(zip(self.expected, (session.run(feed) for feed in self.feeds), strict=True))
 
     def _solve(self, site: Site, walk: Walk, wanted: Sequence[Array], limit: int) -> Rounding:
         """A better rounding of a layer.

@@ -18,7 +18,7 @@ from lpcc.passes.repair.driver import Repair, Solver
 from lpcc.passes.repair.sites import Rounding, Site, sites
 from lpcc.pipeline import Changes, Pipeline
 from lpcc.pipeline.runner import run_pipeline
-from lpcc.quality.noise import noise_of
+from lpcc.quality.noise import Noise, noise_of
 from lpcc.runtime import Session, count_kernels
 from lpcc.testing.golden import read_model
 
@@ -137,7 +137,7 @@ def test_what_does_not_help_the_network_is_taken_back_from_the_end(context, monk
     model = read_model(CHAIN)
     ctx = context(model, count=64)
     graph = quantised(model, ctx)
-    noises = iter([1.0, 2.0, 0.5])  # before, with all repairs, with the first half
+    noises = iter([Noise(1.0, 0.1), Noise(0.9, 0.2), Noise(1.1, 0.05)])  # before, with all repairs, with the first half
     monkeypatch.setattr(driver._Run, "_noise", lambda _: next(noises))
     changes = RoundWeights().run(graph, ctx)
     taken_back = [r.node for r in changes.refused if "the network comes no closer" in r.reason]
@@ -145,7 +145,7 @@ def test_what_does_not_help_the_network_is_taken_back_from_the_end(context, monk
     assert taken_back == ["c3", "y"]
 
     whole = quantised(model, ctx)
-    monkeypatch.setattr(driver._Run, "_noise", lambda _: 1.0)
+    monkeypatch.setattr(driver._Run, "_noise", lambda _: Noise(1.0, 0.1))
     reasons = refused(RoundWeights(), whole, ctx)
     assert reasons == ["taken back: on images kept apart the network comes no closer to the float one"] * 4
 
