@@ -95,8 +95,7 @@ def run_guarded(
         model = to_proto(candidate)
         judgement = judge(model)
         attempt = attempt or (records, judgement)
-        rounded = any(r.changes for r in records if r.item.fidelity is not Fidelity.EXACT)
-        if judgement.problem is None and (rounded or not returned):
+        if judgement.problem is None and (not returned or _left(records)):
             return Outcome(candidate, any(r.changes for r in records), records, judgement, tuple(returned))
         back = {r.layer for r in returned}
         before = exact if ctx.unquantized is None else ctx.unquantized  # scaled as the candidate is
@@ -115,6 +114,12 @@ def skipping(passes: Sequence[Pass], layers: Sequence[str]) -> list[Pass]:
     if not layers:
         return list(passes)
     return [replace(p, skip=(*p.skip, *layers)) if _can_skip(p) else p for p in passes]  # type: ignore[attr-defined,call-arg]
+
+
+def _left(records: Sequence[Record]) -> bool:
+    """Whether anything is left of what layers go back from; what prepares for it, or goes with it, does not count."""
+    rounding = [record for record in records if _can_skip(record.item)]
+    return any(record.changes for record in rounding or records if record.item.fidelity is not Fidelity.EXACT)
 
 
 def _can_skip(item: Pass) -> bool:

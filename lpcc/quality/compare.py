@@ -14,7 +14,7 @@ from lpcc.data import Batch, Dataset
 from lpcc.errors import DataError, ModelError
 from lpcc.quality.classes import Classes, class_outputs
 from lpcc.quality.metric import Metric
-from lpcc.quality.tallies import Difference, Hits, same_choice, scores
+from lpcc.quality.tallies import Difference, Hits, Noise, same_choice, scores
 from lpcc.runtime import Session, with_outputs
 from lpcc.runtime.spec import Array
 
@@ -212,7 +212,7 @@ def layer_sqnr(
     """
     original = Session(with_outputs(reference, pairs), optimise=False)
     session = Session(with_outputs(candidate, pairs.values()), optimise=optimise)
-    differences = {name: Difference() for name in pairs}
+    differences = {name: Noise() for name in pairs}
     samples = 0
     for one in dataset.batches(batch):
         expected = _run(original, one, list(pairs))

@@ -94,6 +94,34 @@ def _share(part: float, whole: float) -> float:
 
 
 @dataclass
+class Noise:
+    """The signal-to-noise ratio of a `Difference` alone, several times as fast: for large tensors inside networks."""
+
+    signal: float = 0.0
+    noise: float = 0.0
+
+    def add(self, reference: Array, candidate: Array) -> None:
+        """Take in two tensors, as `Difference.add` does."""
+        if reference.shape == candidate.shape and reference.dtype == candidate.dtype == np.float32:
+            with np.errstate(all="ignore"):
+                r, d = reference.ravel(), (reference - candidate).ravel()
+                signal, noise = float(r @ r), float(d @ d)
+            if math.isfinite(signal) and math.isfinite(noise):
+                self.signal += signal
+                self.noise += noise
+                return
+        whole = Difference()  # in double precision, with what is not finite told apart
+        whole.add(reference, candidate)
+        self.signal += whole.signal
+        self.noise += whole.noise
+
+    @property
+    def sqnr_db(self) -> float:
+        """As of `Difference`."""
+        return Difference(self.signal, self.noise).sqnr_db
+
+
+@dataclass
 class Hits:
     """How many of the samples seen were hits."""
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from lpcc.quality import Difference, Hits, in_top, same_choice, scores
+from lpcc.quality.tallies import Noise
 
 NUMBERS = st.floats(-1e6, 1e6, width=32).filter(lambda v: v == 0 or abs(v) > 1e-3)
 PAIRS = hnp.array_shapes(min_dims=1, max_dims=3, max_side=6).flatmap(
@@ -122,3 +123,19 @@ def test_hits() -> None:
     hits.add(np.array([True, False]))
     hits.add(np.array([True, True]))
     assert hits.percent == 75
+
+
+@settings(max_examples=100, deadline=None)
+@given(PAIRS, st.sampled_from([0.0, math.nan, math.inf]), st.booleans())
+def test_noise_alone_is_the_same_ratio(pair: tuple[np.ndarray, np.ndarray], odd: float, twice: bool) -> None:
+    reference, candidate = (array.copy() for array in pair)
+    if odd:
+        reference.flat[0] = odd
+        candidate.flat[0] = odd if twice else 1.0
+    whole, noise = Difference(), Noise()
+    for tally in (whole, noise):
+        tally.add(reference, candidate)
+        tally.add(pair[0], pair[1])
+    assert noise.sqnr_db == pytest.approx(whole.sqnr_db, abs=1e-3)
+    noise.add(np.zeros(2, np.float32), np.zeros(3, np.float32))
+    assert noise.sqnr_db == -math.inf
