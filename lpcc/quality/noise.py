@@ -30,6 +30,15 @@ class Noise:
         """Both in one number."""
         return self.decisions + self.energy
 
+    def beats(self, other: Noise, share: float = 1.0) -> bool:
+        """Whether both measures are below `share` of those of `other`; one that is zero there does not count.
+
+        Over few images a few near a decision can make up most of the first, and chance seldom moves both alike.
+        """
+        pairs = ((self.decisions, other.decisions), (self.energy, other.energy))
+        known = [(mine, theirs) for mine, theirs in pairs if theirs > 0]
+        return bool(known) and all(mine < share * theirs for mine, theirs in known)
+
     def relative_to(self, other: Noise) -> float:
         """Mean of the two measures as shares of those of `other`; a measure that is zero there does not count."""
         pairs = ((self.decisions, other.decisions), (self.energy, other.energy))

@@ -21,7 +21,7 @@ from lpcc.passes.equalize.tied import Ties, ties
 from lpcc.passes.normalize.linear import Linear
 from lpcc.passes.quantize import Quantize
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass
-from lpcc.quality.noise import noise_of
+from lpcc.quality.noise import noise_parts
 
 Array = np.ndarray[Any, Any]
 
@@ -30,6 +30,9 @@ _JUDGED = 128
 _ACTIVATIONS = frozenset({"Clip", "LeakyRelu", "PRelu", "Relu"})
 _LEVELS = 255
 _LARGEST = 127
+_AS_IT_IS = "as it is"
+_GAIN = 0.9
+"""Share of the distance from the float outputs that may be left at most: less of a gain may be chance."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class Equalize(Pass):
     weights with one scale per layer. Weights with a scale for each output channel do not ask how rows differ: by
     ``noise``, s balances, as far as one can tell from the images, what rounding the activation adds and what rounding
     the columns that read it adds (`lpcc.passes.equalize.scales`). ``auto`` quantises the network each way and once as
-    it is, and takes what comes closest to its outputs on the images; without a target with int8 kernels, or without
-    images, it goes by weights.
+    it is, and takes what comes closest to its outputs on the images, if that is by a tenth at least; without a target
+    with int8 kernels, or without images, it goes by weights.
 
     Scales pass ReLU, its leaky and parametric forms, pooling, Concat, Split, sums (whose operands and result are then
     scaled alike) and what moves values or channels (`lpcc.passes.equalize.tied`). Where no Clip stands between, the
@@ -114,16 +117,16 @@ class Equalize(Pass):
             return choices.get("weights")
         judged = [batch.feeds for batch in ctx.calibration.head(_JUDGED).batches(BATCH)]
         expected = _outputs(to_proto(graph), judged)
-        noise = {}
-        for done, (name, scales) in enumerate([("as it is", None), *choices.items()]):
+        distances = {}
+        for done, (name, scales) in enumerate([(_AS_IT_IS, None), *choices.items()]):
             ctx.progress("equalize", done, len(choices) + 1)
             candidate = clone(graph)
             if scales is not None:
                 _apply(candidate, ties(candidate), scales, Changes())
             trial.run(candidate, replace(ctx, unquantized=None))
-            noise[name] = noise_of(zip(expected, _outputs(to_proto(candidate), judged), strict=True))
-        best = min(noise, key=lambda name: noise[name])
-        return choices.get(best)
+            distances[name] = noise_parts(zip(expected, _outputs(to_proto(candidate), judged), strict=True))
+        better = [name for name in choices if distances[name].beats(distances[_AS_IT_IS], _GAIN)]
+        return choices[min(better, key=lambda name: distances[name].energy)] if better else None
 
 
 _OPSET = 7

@@ -20,7 +20,7 @@ from lpcc.passes.normalize.linear import Linear
 from lpcc.passes.repair.expected_means import expected_means
 from lpcc.passes.repair.held import images_held
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass
-from lpcc.quality.noise import noise_of
+from lpcc.quality.noise import Noise, noise_parts
 
 Array = np.ndarray[Any, Any]
 Feeds = Sequence[Mapping[str, Array]]
@@ -89,8 +89,8 @@ class CorrectBias(Pass):
             return changes
         corrected = clone(graph)
         _shift_biases(corrected, shifts)
-        noise = [_noise(before, candidate, judged) for candidate in (graph, corrected)]
-        if not noise[1] < noise[0]:
+        old, new = _distances(before, (graph, corrected), judged)
+        if not new.beats(old):
             changes.refuse(
                 graph.name or "graph", "taken back: the outputs come no closer to those of the float network"
             )
@@ -257,9 +257,12 @@ def _shift_biases(graph: gs.Graph, shifts: Mapping[str, Array]) -> None:
                 e.remove(old)
 
 
-def _noise(before: gs.Graph, candidate: gs.Graph, feeds: Feeds) -> float:
-    """Distance of the candidate's outputs from those of the float network."""
+def _distances(before: gs.Graph, candidates: Sequence[gs.Graph], feeds: Feeds) -> list[Noise]:
+    """How far the candidates' outputs are from those of the float network."""
     from lpcc.runtime import Session
 
-    reference, session = Session(to_proto(before)), Session(to_proto(candidate))
-    return noise_of((reference.run(feed), session.run(feed)) for feed in feeds)
+    outputs = []
+    for graph in (before, *candidates):
+        session = Session(to_proto(graph))
+        outputs.append([session.run(feed) for feed in feeds])
+    return [noise_parts(zip(outputs[0], found, strict=True)) for found in outputs[1:]]
