@@ -33,7 +33,7 @@ Array = np.ndarray[Any, Any]
 _BASE = "8"
 _WORK = 8_000_000_000
 """Multiply-accumulates that judging one trial takes, about: it decides how many images are used."""
-_IMAGES = (16, 200)
+_IMAGES = (32, 200)
 _MOST_IMAGES = 200
 _MOST_VALUES = 1 << 25
 """Of the images that sensitivities are measured with: 128 MiB."""
