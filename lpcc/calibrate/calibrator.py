@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from lpcc.calibrate.histograms import Array
-from lpcc.calibrate.probes import attach, probes_of
+from lpcc.calibrate.joined import Joined
+from lpcc.calibrate.probes import attach, probes_of, tensors_from_zero
 from lpcc.calibrate.streams import Statistics, Stream
 
 if TYPE_CHECKING:
     import onnx
 
     from lpcc.data import Batch, Dataset
-    from lpcc.runtime import Session
 
 _WANTED = 1 << 18
 """Values of a feature map that are binned in all, about."""
@@ -75,15 +75,13 @@ def collect(
     values = {}
     turns = int(np.clip(total // _ENOUGH, 1, _MOST_TURNS))
     per_sample = int(np.clip(_WANTED * turns // total, *_PER_SAMPLE))
-    streams = {name: Stream(per_sample, int(np.prod(shape))) for name, shape in shapes.items()}
     run = _Run(model, shapes, per_sample, extremes, turns, threads)
     values_per_sample = sum(int(np.prod(shape)) for shape in shapes.values())
     for batch in data.batches(batch_size or max(1, min(_BLOCK, _BATCH_VALUES // max(1, values_per_sample)))):
-        run.add(batch, done, streams)
+        run.add(batch, done)
         done += batch.count
         progress(done, total)
-    found = {name: stream.finish() for name, stream in streams.items()}
-    return {name: statistics for name, statistics in found.items() if np.isfinite(statistics.histogram.low)}
+    return run.statistics()
 
 
 class _Run:
@@ -98,62 +96,53 @@ class _Run:
         turns: int,
         threads: int,
     ) -> None:
-        self._model = model
-        self._inputs = {info.name for info in model.graph.input}
-        self._probes, self._nodes = probes_of(model, shapes, per_sample, exact_extremes=extremes != "sampled")
-        self._turns = turns
-        self._threads = threads
-        self._open = set(shapes) if extremes == "all" else set()
-        """Tensors whose extremes are looked for also when it is not their turn."""
-        self._settled = extremes != "all"
-        self._sessions = [self._session(turn) for turn in range(turns)]
+        from lpcc.runtime import Session
 
-    def add(self, batch: Batch, start: int, streams: Mapping[str, Stream]) -> None:
-        """Run a batch whose first image is number `start` and hand on what is found."""
-        if not self._settled and start >= _BLOCK:
-            self._settle(streams)
+        self._inputs = {info.name for info in model.graph.input}
+        self._probes, nodes = probes_of(model, shapes, per_sample, exact_extremes=extremes == "image")
+        self._streams = {name: Stream(per_sample, int(np.prod(shape))) for name, shape in shapes.items()}
+        self._turns = turns
+        self._always: tuple[str, ...] = ()
+        """Tensors all of whose values are looked at also when it is not their turn, for their extremes."""
+        self._joined = Joined({}, frozenset())
+        if extremes == "all":
+            maps = {name: shape[1] for name, shape in shapes.items() if len(shape) == 4 and name not in self._inputs}
+            self._joined = Joined(maps, frozenset(maps) - tensors_from_zero(model))
+            self._always = tuple(name for name in shapes if name not in maps)
+        self._sessions = []
+        for turn in range(turns):
+            wanted = [p.outputs for place, p in enumerate(self._probes.values()) if place % turns == turn]
+            outputs = dict.fromkeys(name for names in [*wanted, self._always] for name in names)
+            named = [name for name in outputs if name not in self._inputs]
+            probed = attach(model, nodes, named, self._joined)
+            self._sessions.append((Session(probed, threads=threads), [*named, *self._joined.outputs]))
+
+    def add(self, batch: Batch, start: int) -> None:
+        """Run a batch whose first image is number `start`, and take in what is found."""
         turns = (np.arange(start, start + batch.count) // _BLOCK) % self._turns
         for turn in np.unique(turns):
             session, outputs = self._sessions[turn]
             values = {**batch.feeds, **session.run(batch.feeds, outputs)}
             rows = None if (turns == turn).all() else np.flatnonzero(turns == turn)
             images = batch.count if rows is None else len(rows)
+            for name in self._always:
+                self._streams[name].widen(values[name])
+            self._joined.add(values)
             for place, (name, probe) in enumerate(self._probes.items()):
-                is_turn = place % self._turns == turn
-                if not is_turn and name not in self._open:
-                    continue
-                low = np.zeros((images, 1), np.float32) if probe.low is None else _part(batch, values[probe.low], rows)
-                high = _part(batch, values[probe.high], rows)
-                if is_turn:
-                    streams[name].add(_part(batch, probe.taken(values[probe.sample]), rows), images, low, high)
-                else:
-                    streams[name].widen(low, high)
+                if place % self._turns == turn:
+                    low, high = (
+                        np.zeros((images, 1), np.float32) if key is None else _part(batch, values[key], rows)
+                        for key in (probe.low, probe.high)
+                    )
+                    self._streams[name].add(_part(batch, probe.taken(values[probe.sample]), rows), images, low, high)
 
-    def _settle(self, streams: Mapping[str, Stream]) -> None:
-        """Look no more for extremes that have reached what limits them, once some images were seen.
-
-        Feature maps behind a Clip, the largest ones of many a network, reach both its ends in the first image.
-        """
-        self._settled = True
-        for name, probe in self._probes.items():
-            streams[name].flush()
-            if probe.limits == (streams[name].low, streams[name].high):
-                self._open.discard(name)
-        self._sessions.clear()
-        self._sessions += [self._session(turn) for turn in range(self._turns)]
-
-    def _session(self, turn: int) -> tuple[Session, list[str]]:
-        """A session in which the tensors whose turn it is are sampled, and its outputs."""
-        from lpcc.runtime import Session
-
-        outputs: list[str | None] = []
-        for place, (name, probe) in enumerate(self._probes.items()):
-            if place % self._turns == turn:
-                outputs += [probe.sample, probe.low, probe.high]
-            elif name in self._open:
-                outputs += [probe.low, probe.high]
-        named = list(dict.fromkeys(name for name in outputs if name is not None and name not in self._inputs))
-        return Session(attach(self._model, self._nodes, named), threads=self._threads), named
+    def statistics(self) -> dict[str, Statistics]:
+        """What all tensors held that held finite numbers."""
+        found = {name: stream.finish() for name, stream in self._streams.items()}
+        for name, low, high in self._joined.extremes():
+            histogram = found[name].histogram
+            histogram.low, histogram.high = min(low, histogram.low), max(high, histogram.high)
+        return {name: statistics for name, statistics in found.items() if np.isfinite(statistics.histogram.low)}
 
 
 def _part(batch: Batch, values: Array, rows: Array | None) -> Array:

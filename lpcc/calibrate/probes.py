@@ -8,7 +8,6 @@ of its convolutions, so that the tensors need not even be converted.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,15 +19,13 @@ from lpcc.calibrate.histograms import Array
 if TYPE_CHECKING:
     import onnx
 
+    from lpcc.calibrate.joined import Joined
+
 _GRID = 3
 """Least number of rows and of columns of the grid: a single pixel would be a corner, where convolutions see padding."""
 
-_UNIT = (0.0, 1.0)
-_LIMITS = {"Relu": (0.0, math.inf), "Sigmoid": _UNIT, "HardSigmoid": _UNIT, "Softmax": _UNIT}
+_FROM_ZERO = {"Relu", "Sigmoid", "HardSigmoid", "Softmax"}
 _AXES_ARE_INPUTS = 18  # opset from which ReduceMin has its axes as an input
-
-Limits = tuple[float, float]
-"""What an operator limits its output to."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +38,13 @@ class Probe:
     """What has the least value of each image in it; None where that is zero."""
     high: str
     """What has the greatest value of each image in it."""
-    limits: Limits = (-math.inf, math.inf)
-    """What the tensor's maker limits it to."""
     steps: tuple[int, int] | None = None
     """Strides over height and width by which the sample is still to be taken, of the array `sample`."""
+
+    @property
+    def outputs(self) -> list[str]:
+        """All of these names."""
+        return [name for name in (self.sample, self.low, self.high) if name is not None]
 
     def taken(self, values: Array) -> Array:
         """The sample, from the array of that name."""
@@ -62,41 +62,42 @@ def probes_of(
     from onnx import helper
 
     inputs = {info.name for info in model.graph.input}
-    makers = {name: node for node in model.graph.node for name in node.output}
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    from_zero = tensors_from_zero(model)
     opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
     probes: dict[str, Probe] = {}
     nodes: dict[str, onnx.NodeProto] = {}
     for name, shape in shapes.items():
-        limits = _limits(makers.get(name), constants)
         if len(shape) != 4 or int(np.prod(shape[1:])) <= wanted:
-            probes[name] = Probe(name, name, name, limits)
+            probes[name] = Probe(name, name, name)
             continue
         steps = _steps(shape, wanted)
         if name in inputs:
-            probes[name] = Probe(name, name, name, limits, steps)
+            probes[name] = Probe(name, name, name, steps)
             continue
         sample, low, high = (f"{name}/{what}" for what in ("sample", "low", "high"))
         nodes[sample] = helper.make_node("MaxPool", [name], [sample], kernel_shape=[1, 1], strides=list(steps))
         if not exact_extremes:
-            probes[name] = Probe(sample, sample, sample, limits)
+            probes[name] = Probe(sample, sample, sample)
             continue
         nodes[high] = helper.make_node("GlobalMaxPool", [name], [high])
-        if limits[0] == 0.0:
-            probes[name] = Probe(sample, None, high, limits)
+        if name in from_zero:
+            probes[name] = Probe(sample, None, high)
             continue
         if opset >= _AXES_ARE_INPUTS:
             nodes[low] = helper.make_node("ReduceMin", [name, _AXES], [low], keepdims=0)
         else:
             nodes[low] = helper.make_node("ReduceMin", [name], [low], keepdims=0, axes=[1, 2, 3])
-        probes[name] = Probe(sample, low, high, limits)
+        probes[name] = Probe(sample, low, high)
     return probes, nodes
 
 
-def attach(model: onnx.ModelProto, nodes: Mapping[str, onnx.NodeProto], outputs: Iterable[str]) -> onnx.ModelProto:
+def attach(
+    model: onnx.ModelProto, nodes: Mapping[str, onnx.NodeProto], outputs: Iterable[str], joined: Joined
+) -> onnx.ModelProto:
     """A copy of `model` with those of the nodes that make `outputs`, and these as its outputs besides its own.
 
-    The others are left out, as onnxruntime would run them though nobody asks for what they make.
+    What makes the outputs of `joined` is in it too. The other nodes are left out, as onnxruntime would run them though
+    nobody asks for what they make.
     """
     from onnx import numpy_helper
 
@@ -106,7 +107,8 @@ def attach(model: onnx.ModelProto, nodes: Mapping[str, onnx.NodeProto], outputs:
     copy = with_outputs(model, ())
     copy.graph.node.extend(nodes[name] for name in outputs if name in nodes)
     copy.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 3]), _AXES))
-    return with_outputs(copy, outputs)
+    joined.attach(copy)
+    return with_outputs(copy, [*outputs, *joined.outputs])
 
 
 _AXES = "lpcc_probe_axes"
@@ -119,17 +121,15 @@ def _steps(shape: tuple[int, ...], wanted: int) -> tuple[int, int]:
     return tuple(max(1, min(int(np.ceil(share)), (size - 1) // (_GRID - 1))) for size in (height, width))  # type: ignore[return-value]
 
 
-def _limits(node: onnx.NodeProto | None, constants: Mapping[str, onnx.TensorProto]) -> Limits:
+def tensors_from_zero(model: onnx.ModelProto) -> set[str]:
+    """The tensors of the main graph that whatever makes them keeps from being negative."""
     from onnx import numpy_helper
 
-    if node is None or node.domain not in ("", "ai.onnx"):
-        return -math.inf, math.inf
-    if node.op_type != "Clip":
-        return _LIMITS.get(node.op_type, (-math.inf, math.inf))
-    ends = [-math.inf, math.inf]
-    for place, name in enumerate(node.input[1:3]):
-        if name in constants:
-            ends[place] = float(numpy_helper.to_array(constants[name]).reshape(()))
-        elif name:
-            return -math.inf, math.inf
-    return ends[0], ends[1]
+    zeros = {t.name for t in model.graph.initializer if not t.dims and not numpy_helper.to_array(t).any()}
+    return {
+        name
+        for node in model.graph.node
+        if node.domain in ("", "ai.onnx")
+        and (node.op_type in _FROM_ZERO or (node.op_type == "Clip" and len(node.input) > 1 and node.input[1] in zeros))
+        for name in node.output
+    }

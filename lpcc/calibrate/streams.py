@@ -51,10 +51,7 @@ class Stream:
 
     def __init__(self, per_sample: int, size: int) -> None:
         """Of each image about `per_sample` values are binned, of the `size` that it has."""
-        self.low = math.inf
-        """Least value of all, up to the last `flush`."""
-        self.high = -math.inf
-        """Greatest value of all, likewise."""
+        self._low, self._high = math.inf, -math.inf
         self._per_sample = per_sample
         self._size = size
         self._histogram = Histogram()
@@ -74,31 +71,30 @@ class Stream:
         if sample.ndim == 0:
             sample = sample.reshape(1)
         if self._samples and sample.shape[1:] != self._samples[0].shape[1:]:
-            self.flush()  # images of another size
+            self._flush()  # images of another size
         self._samples.append(sample)
         rows = images if low.size % images == 0 and high.size % images == 0 else 1
         self._lows.append(low.reshape(rows, -1).min(axis=1))
         self._highs.append(high.reshape(rows, -1).max(axis=1))
         self._count += sample.size
         if self._count >= _PENDING:
-            self.flush()
+            self._flush()
 
-    def widen(self, low: Array, high: Array) -> None:
-        """Take in arrays that have the extremes of images of which nothing else is looked at."""
-        least, greatest = float(low.min()), float(high.max())
+    def widen(self, values: Array) -> None:
+        """Take in values for nothing but their extremes."""
+        least, greatest = float(values.min()), float(values.max())
         if math.isfinite(least) and math.isfinite(greatest):
-            self.low, self.high = min(self.low, least), max(self.high, greatest)
+            self._low, self._high = min(self._low, least), max(self._high, greatest)
 
     def finish(self) -> Statistics:
         """The statistics of all that came."""
-        self.flush()
+        self._flush()
         histogram = self._histogram
-        histogram.low, histogram.high = min(self.low, histogram.low), max(self.high, histogram.high)
+        histogram.low, histogram.high = min(self._low, histogram.low), max(self._high, histogram.high)
         average = self._averages[0].value, self._averages[1].value
         return Statistics(histogram, self._sums / max(self._rows, 1), average, self._size)
 
-    def flush(self) -> None:
-        """Take stock of what came so far."""
+    def _flush(self) -> None:
         if self._count:
             values = np.concatenate(self._samples)
             others = tuple(axis for axis in range(values.ndim) if axis != 1)
@@ -110,7 +106,6 @@ class Stream:
             rows = values.reshape(len(values), -1)
             step = _step(rows.shape[1] // self._per_sample, values.shape[-1])
             self._histogram.add(rows[:, ::step], float(lows.min()), float(highs.max()))
-            self.low, self.high = min(self.low, self._histogram.low), max(self.high, self._histogram.high)
         self._samples, self._lows, self._highs = [], [], []
         self._count = 0
 
