@@ -16,6 +16,7 @@ from lpcc.analysis.quantized import QuantizedLayer, params_of, quantized_layers
 from lpcc.formats.affine import Params, quantize
 from lpcc.graph import to_proto
 from lpcc.pipeline.noise import LayerNoise, worst
+from lpcc.pipeline.syntax import Pipeline
 
 if TYPE_CHECKING:
     from lpcc.data import Dataset
@@ -31,6 +32,12 @@ WORST = 5
 _FAR = 8.0
 """How many times the range of the median channel one channel takes for it to count as an outlier."""
 _EIGHT = 8
+_HELPING: dict[str, tuple[tuple[str, ...], str]] = {
+    "outliers": (("equalize",), "evens channels out"),
+    "weights": (("adaround", "round-weights"), "rounds weights by what they do"),
+    "resolution": (("mixed-precision",), "gives 16 bits where they pay"),
+}
+"""Passes that help against a cause, and how."""
 
 
 @dataclass(frozen=True)
@@ -84,27 +91,30 @@ def diagnose(
     results = {edit.label(node): node for node in quantized.nodes}
     values = _values(exact, [t.name for _, node in found for t in node.inputs if isinstance(t, gs.Variable)], data)
     cut = {one.layer: one for one in saturated}
+    accurate = {item.name for item in Pipeline.parse("accurate")}
     diagnoses = []
     for layer, node in found:
         cause = _cause(node, results.get(layer.layer), layers.get(layer.layer), values, cut.get(layer.layer))
-        diagnoses.append(Diagnosis(layer, cause, remedy(cause.kind, layer.layer, ran)))
+        diagnoses.append(Diagnosis(layer, cause, remedy(cause.kind, layer.layer, ran, accurate)))
     return diagnoses
 
 
-def remedy(kind: Kind, layer: str, ran: Collection[str]) -> str:
-    """What to do about a layer, as one would type it. `ran` has the names of the passes that were tried already."""
+def remedy(kind: Kind, layer: str, ran: Collection[str], accurate: Collection[str]) -> str:
+    """What to do about a layer, as one would type it.
+
+    `ran` has the names of the passes that were tried already, `accurate` those of the preset of that name.
+    """
     keep = f"--keep {layer}"
     if kind == "saturation":
         return f"quantize{{reduce-range=true}}, or {keep}"
     if kind == "clipping":
         return f"quantize{{ranges=minmax}}, or {keep}"
-    if kind == "outliers" and "equalize" not in ran:
-        return f"--preset accurate evens channels out, or {keep}"
-    if kind == "weights" and not {"adaround", "round-weights"} & set(ran):
-        return f"--preset accurate rounds weights by what they do, or {keep}"
-    if kind == "resolution" and "mixed-precision" not in ran:
-        return f"{keep}, or 16 bits where they pay: mixed-precision"
-    return keep
+    helping = _HELPING.get(kind)
+    if helping is None or any(name in ran for name in helping[0]):
+        return keep
+    names, how = helping
+    where = "--preset accurate" if any(name in accurate for name in names) else f"the pass {names[0]}"
+    return f"{where} {how}, or {keep}"
 
 
 def _values(exact: gs.Graph, names: list[str], data: Dataset) -> dict[str, Array]:

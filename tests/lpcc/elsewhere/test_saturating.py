@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lpcc.analysis.types import annotate
 from lpcc.data import Dataset
 from lpcc.elsewhere import kernels_here, saturation, stand_in
 from lpcc.elsewhere.saturating import _small_parts
@@ -200,3 +201,36 @@ def test_real_networks_are_equal_bit_for_bit(zoo: Any, on_avx2: Runner, tmp_path
         for output, expected in there.items():
             np.testing.assert_allclose(found[output], expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
         assert any(np.abs(Session(model).run(feeds)[o] - e).max() > 1e-3 * np.abs(e).max() for o, e in there.items())
+
+
+@pytest.mark.parametrize(("mode", "pads"), [("SAME_UPPER", [0, 0, 1, 1]), ("SAME_LOWER", [1, 1, 0, 0])])
+def test_padding_that_follows_from_sizes(layer: Layer, mode: str, pads: list[int]) -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.choice(np.array([-127, 127], dtype=np.int8), (4, 4, 3, 3))
+    image = rng.integers(0, 256, (1, 4, 8, 8)) - 9
+
+    def sized(**attrs: Any) -> onnx.ModelProto:
+        model = layer(weights, 9, 1e-4, strides=[2, 2], **attrs)
+        for dim, size in zip(model.graph.input[0].type.tensor_type.shape.dim, image.shape, strict=True):
+            dim.dim_value = size
+        graph = from_proto(model)
+        annotate(graph)
+        return to_proto(graph)
+
+    assert (ran(sized(auto_pad=mode), image) == ran(sized(pads=pads), image)).all()
+    plain = Session(sized(pads=pads)).run({"image": image.astype(np.float32)})["z"]
+    assert (ran(sized(pads=pads), image) != plain).any()
+
+
+def test_padding_that_nobody_knows_is_not_emulated(layer: Layer) -> None:
+    model = layer(np.full((4, 4, 3, 3), 127, dtype=np.int8), 9, 1e-4, auto_pad="SAME_UPPER")
+    assert "Clip" not in {node.op_type for node in stand_in(model, "x86-novnni", "x86-vnni").graph.node}
+
+
+def test_convolutions_over_one_dimension(layer: Layer) -> None:
+    rng = np.random.default_rng(0)
+    weights = rng.choice(np.array([-127, 90, 127], dtype=np.int8), (4, 6, 3))
+    image = rng.integers(0, 256, (1, 6, 11)) - 4
+    flat = ran(layer(weights, 4, 1e-4, pads=[1, 2], strides=[2]), image)
+    square = ran(layer(weights[:, :, None], 4, 1e-4, pads=[0, 1, 0, 2], strides=[1, 2]), image[:, :, None])
+    assert (flat == square[:, :, 0]).all()

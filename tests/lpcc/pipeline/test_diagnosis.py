@@ -107,13 +107,16 @@ def test_saturation_that_outweighs_the_rest() -> None:
     [
         ("weights", {"quantize"}, "--preset accurate rounds weights by what they do, or --keep a"),
         ("weights", {"quantize", "adaround"}, "--keep a"),
-        ("resolution", {"quantize"}, "--keep a, or 16 bits where they pay: mixed-precision"),
+        ("outliers", {"quantize"}, "the pass equalize evens channels out, or --keep a"),
+        ("resolution", {"quantize"}, "the pass mixed-precision gives 16 bits where they pay, or --keep a"),
         ("resolution", {"mixed-precision", "quantize"}, "--keep a"),
         ("arithmetic", {"quantize"}, "--keep a"),
+        ("clipping", {"quantize"}, "quantize{ranges=minmax}, or --keep a"),
+        ("saturation", {"quantize"}, "quantize{reduce-range=true}, or --keep a"),
     ],
 )
 def test_remedies(kind: Any, ran: set[str], expected: str) -> None:
-    assert remedy(kind, "a", ran) == expected
+    assert remedy(kind, "a", ran, {"quantize", "adaround"}) == expected
 
 
 def test_shares_in_words() -> None:
