@@ -13,6 +13,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.macs import macs
+from lpcc.analysis.shapes import bind
 from lpcc.calibrate.apart import BATCH, Feeds
 from lpcc.calibrate.channels import Channels, measure_channels
 from lpcc.graph import clone, to_proto
@@ -26,7 +28,9 @@ from lpcc.quality.noise import noise_parts
 Array = np.ndarray[Any, Any]
 
 _MEASURED = 64
-_JUDGED = 128
+_JUDGED = (16, 128)
+_WORK = 40_000_000_000
+"""Multiply-accumulates of the images that a choice is judged on, about: it decides how many there are."""
 _ACTIVATIONS = frozenset({"Clip", "LeakyRelu", "PRelu", "Relu"})
 _LEVELS = 255
 _LARGEST = 127
@@ -115,7 +119,9 @@ class Equalize(Pass):
         trial = Quantize(ranges="mse", per_channel=self.per_channel)
         if ctx.target is None or ctx.target.int8 is None or ctx.calibration is None or graph.opset < _QUANTIZABLE:
             return choices.get("weights")
-        judged = [batch.feeds for batch in ctx.calibration.head(_JUDGED).batches(BATCH)]
+        work = sum(macs(graph, bind(graph)).values())
+        images = ctx.calibration.head(int(np.clip(_WORK // max(work, 1), *_JUDGED)))
+        judged = [batch.feeds for batch in images.batches(BATCH)]
         expected = _outputs(to_proto(graph), judged)
         distances = {}
         for done, (name, scales) in enumerate([(_AS_IT_IS, None), *choices.items()]):

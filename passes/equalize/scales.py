@@ -23,8 +23,8 @@ _MOST = 64.0
 """A scale lies between 1 / 64 and 64 in what is judged by weights; tiny weights say little."""
 _LEAST_NOISE = 1 / 8
 """How far a quiet channel is turned up at most when judged by noise: it may be louder on other images."""
-_SWEEPS = 50
-_SETTLED = 1e-3
+_SWEEPS = 30
+_SETTLED = 1e-2
 _GAIN = 0.9
 """Share of the noise that must be left at most for a change to be made."""
 
