@@ -20,6 +20,7 @@ import argparse
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -140,6 +141,24 @@ def measured(exact: gs.Graph, kind: Format, feed: str, images: np.ndarray, label
     )
 
 
+def _label(axes: Any, points: list[tuple[float, float, str]]) -> None:
+    """Write names beside points, each at the nearest place, right or left of its point, where none is yet."""
+    size = 6.0
+    scale = 72 / axes.figure.dpi
+    placed = [tuple(scale * v for v in axes.transData.transform((x, y))) for x, y, _ in points]
+    taken = [(px - 2, px + 2, py) for px, py in placed]  # left and right end and height, in points of the page
+    for (x, y, name), (px, py) in sorted(zip(points, placed, strict=True), key=lambda entry: entry[1][::-1]):
+        width = 0.55 * size * len(name)
+        steps = sorted(range(-8, 9), key=abs)
+        places = [(side, step * size * 0.5) for step in steps for side in (4.0, -4.0 - width)]
+        for dx, dy in places:
+            ends = (px + dx, px + dx + width, py + dy)
+            if not any(ends[0] < right and left < ends[1] and abs(ends[2] - at) < size for left, right, at in taken):
+                break
+        taken.append(ends)
+        axes.annotate(name, (x, y), (dx, dy - size / 3), textcoords="offset points", fontsize=size)
+
+
 def draw(rows: list[Row], path: Path) -> None:
     """Error against bits of a weight, and against energy, as in the surveys' figures."""
     import matplotlib as mpl
@@ -153,14 +172,24 @@ def draw(rows: list[Row], path: Path) -> None:
         own = [row for row in rows if row.kind.family == family]
         for axes, across in ((left, [row.bits for row in own]), (right, [row.energy_uj for row in own])):
             axes.plot(across, [100 - row.accuracy for row in own], "o", markersize=4, label=family)
-            for x, row in zip(across, own, strict=True):
-                axes.annotate(row.kind.name, (x, 100 - row.accuracy), (3, 3), textcoords="offset points", fontsize=6)
-    left.set(xscale="log", xlabel="bits of a weight in the file", ylabel="top-1 error, %")
+    left.set(
+        xscale="log",
+        yscale="log",
+        xlim=(0.5, 60),
+        ylim=(11.5, 120),
+        xlabel="bits of a weight in the file",
+        ylabel="top-1 error, %",
+    )
     left.set_xticks([1, 2, 4, 8, 16, 32], ["1", "2", "4", "8", "16", "32"])
-    left.xaxis.set_minor_locator(NullLocator())
-    right.set(xscale="log", xlabel="predicted energy of an inference, µJ")
-    right.xaxis.set_major_formatter("{x:g}")
-    right.legend(frameon=False)
+    left.set_yticks([12, 15, 20, 30, 50, 90], ["12", "15", "20", "30", "50", "90"])
+    right.set(xscale="log", xlim=(5, 1200), xlabel="predicted energy of an inference, µJ")
+    right.set_xticks([10, 20, 50, 100, 200, 500], ["10", "20", "50", "100", "200", "500"])
+    for axis in (left.xaxis, left.yaxis, right.xaxis):
+        axis.set_minor_locator(NullLocator())
+    right.legend(frameon=False, loc="upper right")
+    figure.draw_without_rendering()
+    _label(left, [(row.bits, 100 - row.accuracy, row.kind.name) for row in rows])
+    _label(right, [(row.energy_uj, 100 - row.accuracy, row.kind.name) for row in rows])
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None})
 
