@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+import lpcc
 from lpcc.calibrate.channels import measure_channels
 from lpcc.data import Dataset
 from lpcc.graph import clone, from_proto, load, to_proto
@@ -286,3 +287,26 @@ def test_mobilenet_keeps_its_outputs_and_gains(zoo: Any):
     run_pipeline(plain, Pipeline.parse("quantize{ranges=mse}"), context)
     run_pipeline(equalised, Pipeline.parse("quantize{ranges=mse}"), context)
     assert quality(equalised) > quality(plain) + 1
+
+
+def test_the_guard_and_the_report_look_at_layers_as_they_were_scaled():
+    """Scaled tensors keep their names; compared with the unscaled network's they would look broken."""
+    net = _Net(6)
+    x = net.conv("x", 3, 16)
+    for _ in range(3):
+        x = net.conv(net.add("Relu", [x]), 16, 16, kernel=3)
+    output = net.model(net.conv(net.add("Relu", [x]), 16, 4))
+    output.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info(output.graph.output[0].name, TensorProto.FLOAT, ["N", 4, 8, 8])
+    )
+    images = {"x": net.rng.standard_normal((16, 3, 8, 8)).astype(np.float32)}
+    report = lpcc.optimize(
+        output,
+        target="x86-avx512-vnni",
+        pipeline="exact,equalize{by=weights},quantize{ranges=minmax min-work=0}",
+        calib=images,
+        min_sqnr=20,
+    ).report
+    noise = [layer.sqnr_db for layer in report.layers if layer.sqnr_db is not None]
+    assert len(noise) >= 4
+    assert min(noise) > 15
