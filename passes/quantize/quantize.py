@@ -43,8 +43,9 @@ class Quantize(Pass):
     point per tensor, weights in symmetric int8 with a scale per output channel, biases in int32 with the product of the
     two scales. The Q/DQ nodes stand where onnxruntime takes them into its integer kernels: behind the activation of a
     convolution (whose clipping the range then does), around residual sums, pooling, concatenation and what only moves
-    data, which shares the scale of its input. Jacob et al., Quantization and training of neural networks for efficient
-    integer-arithmetic-only inference (2018).
+    data, which shares the scale of its input. Activations that it has no Q/DQ form of are written on the integers
+    themselves (`lpcc.passes.quantize.forms`, `lpcc.passes.quantize.lowering`). Jacob et al., Quantization and training
+    of neural networks for efficient integer-arithmetic-only inference (2018).
 
     Ranges come from one streaming run over the calibration images (`lpcc.calibrate`): extremes (``minmax``), the moving
     average of those of each image (``average``), a share of the values (``percentile``), the least divergence
@@ -52,11 +53,12 @@ class Quantize(Pass):
     what it does to the layers that read the tensor (``output``, see `lpcc.passes.quantize.local`), or to the network's
     outputs (``auto``, see `lpcc.passes.quantize.refine`).
 
-    Left alone, each with its reason: layers named in `skip`; layers whose weights are not constant, not float32 or not
-    finite; operators without an integer kernel (transposed and 3-D convolutions); what is not between integer kernels,
-    and kernels between float operators that do too little (`min_work`), as converting would cost more than it saves;
-    bodies of If, Loop and Scan. The whole model is left alone if its opset is below 13, if it is quantised already, or
-    if the target has no int8 kernels.
+    Left alone, each with its reason: layers named in `skip` or `keep`, or not in `only`; layers whose weights are not
+    constant, not float32 or not finite; operators without an integer kernel (transposed and 3-D convolutions, Softmax in
+    onnxruntime); what is not between integer kernels, and what the target's cost model finds faster in float, with
+    the conversions that it would need (`lpcc.passes.quantize.pricing`); bodies of If, Loop and Scan. The whole model is
+    left alone if its opset is below 13, if it is quantised already, in whole or in part, or if the target has no int8
+    kernels.
     """
 
     name: ClassVar[str] = "quantize"
