@@ -9,7 +9,7 @@ import numpy as np
 
 from lpcc.calibrate.histograms import Array
 from lpcc.calibrate.joined import Joined
-from lpcc.calibrate.probes import attach, probes_of, tensors_from_zero
+from lpcc.calibrate.probes import Probe, attach, probes_of, tensors_from_zero
 from lpcc.calibrate.streams import Statistics, Stream
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class _Run:
             self._always = tuple(name for name in shapes if name not in maps)
         self._sessions = []
         for turn in range(turns):
-            wanted = [p.outputs for place, p in enumerate(self._probes.values()) if place % turns == turn]
+            wanted = [probe.outputs for _, probe in self._looked_at(turn)]
             outputs = dict.fromkeys(name for names in [*wanted, self._always] for name in names)
             named = [name for name in outputs if name not in self._inputs]
             probed = attach(model, nodes, named, self._joined)
@@ -128,13 +128,23 @@ class _Run:
             for name in self._always:
                 self._streams[name].widen(values[name])
             self._joined.add(values)
-            for place, (name, probe) in enumerate(self._probes.items()):
-                if place % self._turns == turn:
-                    low, high = (
-                        np.zeros((images, 1), np.float32) if key is None else _part(batch, values[key], rows)
-                        for key in (probe.low, probe.high)
-                    )
-                    self._streams[name].add(_part(batch, probe.taken(values[probe.sample]), rows), images, low, high)
+            for name, probe in self._looked_at(int(turn)):
+                low, high = (
+                    np.zeros((images, 1), np.float32) if key is None else _part(batch, values[key], rows)
+                    for key in (probe.low, probe.high)
+                )
+                self._streams[name].add(_part(batch, probe.taken(values[probe.sample]), rows), images, low, high)
+
+    def _looked_at(self, turn: int) -> list[tuple[str, Probe]]:
+        """The tensors whose turn it is.
+
+        Where the extremes of all images are taken all tensors have the first one: other outputs beside those take
+        longer than they do by themselves, as onnxruntime then reuses less of its memory.
+        """
+        probes = list(self._probes.items())
+        if self._joined.outputs:
+            return probes if turn == 0 else []
+        return probes[turn :: self._turns]
 
     def statistics(self) -> dict[str, Statistics]:
         """What all tensors held that held finite numbers."""

@@ -2,9 +2,8 @@
 
 Each map is reduced to the maximum of each channel where it is made, and the maxima of all maps are put one behind the
 other before they leave the runtime: an output for each map took half as long as the network itself, so it takes an
-eighth. onnxruntime does all that in the channel-blocked layout of its convolutions if the channels fill whole blocks;
-maps whose channels do not are put together apart. Minima are maxima of the negated map, which a depthwise
-convolution makes in that layout.
+eighth. onnxruntime does that in the channel-blocked layout of its convolutions if the channels fill whole blocks; maps
+whose channels do not are put together apart. It knows no minima in that layout: those are taken outside of it.
 """
 
 from __future__ import annotations
@@ -21,6 +20,9 @@ from lpcc.calibrate.histograms import Array
 if TYPE_CHECKING:
     import onnx
 
+_HIGHS, _LOWS = "lpcc_highs", "lpcc_lows"
+_AXES = "lpcc_joined_axes"
+_AXES_ARE_INPUTS = 18  # opset from which ReduceMin has its axes as an input
 _BLOCK = 16
 """Channels of a block, on processors with the longest vectors."""
 
@@ -41,48 +43,50 @@ class Joined:
     _greatest: dict[str, Array] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.outputs = {}
-        for kind, names in (("high", self.channels), ("low", [n for n in self.channels if n in self.lows])):
-            for filled in (True, False):
-                chosen = [name for name in names if (self.channels[name] % _BLOCK == 0) == filled]
-                if chosen:
-                    self.outputs[f"lpcc_{kind}_{'blocks' if filled else 'rest'}"] = chosen
+        blocks = [name for name, channels in self.channels.items() if channels % _BLOCK == 0]
+        rest = [name for name, channels in self.channels.items() if channels % _BLOCK]
+        lows = [name for name in self.channels if name in self.lows]
+        found = {_HIGHS: blocks, f"{_HIGHS}_rest": rest, _LOWS: lows}
+        self.outputs = {output: names for output, names in found.items() if names}
 
     def attach(self, model: onnx.ModelProto) -> None:
         """Add the nodes that make the outputs to `model`, in place."""
         from onnx import helper, numpy_helper
 
+        opset = next((item.version for item in model.opset_import if item.domain in ("", "ai.onnx")), 1)
+        axes = [] if opset < _AXES_ARE_INPUTS else [_AXES]
+        given = {} if axes else {"axes": [2, 3]}
+        if axes and self.lows:
+            model.graph.initializer.append(numpy_helper.from_array(np.array([2, 3]), _AXES))
         nodes = model.graph.node
         for output, names in self.outputs.items():
-            parts = []
-            for name in names:
-                source = name
-                if "_low_" in output:
-                    source, weights = f"{name}/negated", f"{name}/minus_one"
-                    channels = self.channels[name]
-                    ones = np.full((channels, 1, 1, 1), -1, dtype=np.float32)
-                    model.graph.initializer.append(numpy_helper.from_array(ones, weights))
-                    nodes.append(helper.make_node("Conv", [name, weights], [source], group=channels))
-                parts.append(f"{source}/greatest")
-                nodes.append(helper.make_node("GlobalMaxPool", [source], [parts[-1]]))
+            parts = [f"{name}/{output}" for name in names]
+            for name, part in zip(names, parts, strict=True):
+                if output == _LOWS:
+                    node = helper.make_node("ReduceMin", [name, *axes], [part], keepdims=1)
+                    node.attribute.extend(helper.make_attribute(key, value) for key, value in given.items())
+                else:
+                    node = helper.make_node("GlobalMaxPool", [name], [part])
+                nodes.append(node)
             nodes.append(helper.make_node("Concat", parts, [output], axis=1))
 
     def add(self, values: Mapping[str, Array]) -> None:
         """Take in the outputs for some images. What is not finite does not count."""
         for output in self.outputs:
-            rows = values[output].reshape(len(values[output]), -1)
+            sign = -1.0 if output == _LOWS else 1.0
+            rows = sign * values[output].reshape(len(values[output]), -1)
             most = np.where(np.isfinite(rows), rows, -np.inf).max(axis=0)
             before = self._greatest.get(output)
             self._greatest[output] = most if before is None else np.maximum(before, most)
 
     def extremes(self) -> Iterable[tuple[str, float, float]]:
         """Each map with its least value, infinite where that was not asked for, and its greatest."""
-        found: dict[str, dict[str, float]] = {"low": {}, "high": {}}
+        lows: dict[str, float] = {}
+        highs: dict[str, float] = {}
         for output, names in self.outputs.items():
             if output in self._greatest:
                 starts = np.cumsum([0, *(self.channels[name] for name in names)])[:-1]
-                most = np.maximum.reduceat(self._greatest[output], starts)
-                kind = "low" if "_low_" in output else "high"
-                found[kind].update(zip(names, (float(value) for value in most), strict=True))
-        for name, high in found["high"].items():
-            yield name, -found["low"].get(name, -math.inf), high
+                most = np.maximum.reduceat(self._greatest[output], starts).tolist()
+                (lows if output == _LOWS else highs).update(zip(names, most, strict=True))
+        for name, high in highs.items():
+            yield name, -lows.get(name, -math.inf), high
