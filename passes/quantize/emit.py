@@ -45,7 +45,7 @@ class Writer:
         self._magnitudes = magnitudes or {}  # by name of 8-bit weights: what their greatest integers stand for
         self._edit = editing
         self._placement = placement
-        self._params = {**params, **placement.fixed}
+        self._params = {**params, **{key: _as(fixed, params[key].dtype) for key, fixed in placement.fixed.items()}}
         for key in placement.anchored:
             self._params[key] = anchored(params[key])
         self._scheme = scheme
@@ -158,8 +158,9 @@ class Writer:
         values, bias, axis = contraction(node)
         width, scheme = self._widths[id(node)], self._scheme
         magnitudes = self._magnitudes.get(weight.name)
+        per_channel = scheme.per_channel or edit.attr(node, "group", 1) > 1  # whose channels differ by magnitudes
         found = layer_weights(
-            values, axis, width, scheme.largest, scheme.per_channel, bias, float(operand.scale), magnitudes
+            values, axis, width, scheme.largest, per_channel, bias, float(operand.scale), magnitudes
         )
         quantized = found.weights
         attrs = {} if quantized.axis is None else {"axis": quantized.axis}
@@ -211,6 +212,11 @@ class Writer:
         values, _, axis = contraction(node)
         channels = values.shape[1 - axis] * int(edit.attr(node, "group", 1))
         return means if len(means) == channels else None
+
+
+def _as(params: Params, dtype: np.dtype) -> Params:
+    """The same numbers in the other sign of integers."""
+    return Params(params.scale, params.zero_point - int(np.iinfo(params.dtype).min) + int(np.iinfo(dtype).min), dtype)
 
 
 def mean_shift(error: Array, means: Array, groups: int) -> Array:

@@ -54,8 +54,8 @@ class Quantize(Pass):
     outputs (``auto``, see `lpcc.passes.quantize.refine`).
 
     Left alone, each with its reason: layers named in `skip` or `keep`, or not in `only`; layers whose weights are not
-    constant, not float32 or not finite; operators without an integer kernel (transposed and 3-D convolutions, Softmax in
-    onnxruntime); what is not between integer kernels, and what the target's cost model finds faster in float, with
+    constant, not float32 or not finite; operators without an integer kernel (transposed and 3-D convolutions, Softmax
+    in onnxruntime); what is not between integer kernels, and what the target's cost model finds faster in float, with
     the conversions that it would need (`lpcc.passes.quantize.pricing`); bodies of If, Loop and Scan. The whole model is
     left alone if its opset is below 13, if it is quantised already, in whole or in part, or if the target has no int8
     kernels.

@@ -132,3 +132,10 @@ def test_all_convolutions_of_a_classifier(zoo, name):
     feeds, _ = zoo.eval(name, 20)
     a, b = (next(iter(Session(m).run(feeds).values())) for m in (exact, result))
     assert sqnr(a, b) > floor
+
+
+def test_depthwise_weights_have_a_scale_for_each_channel_in_any_case(model, context):
+    result, _ = quantized(model, context(model), ranges="minmax", per_channel=False)
+    sizes = {t.name: list(t.dims) for t in result.graph.initializer}
+    assert sizes["w2_scale"] == [16]
+    assert sizes["w1_scale"] == sizes["w4_scale"] == []

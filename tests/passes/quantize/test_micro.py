@@ -102,3 +102,17 @@ def test_scales_are_those_that_kernels_prescribe(target):
     assert scales["k"] == scales["j"]  # pooling keeps its scale
     assert scales["m"] == scales["k"] == scales["l"]  # and so does concatenation
     assert scales["h"] != scales["j"]  # sums have their own
+
+
+def test_neighbours_are_never_of_different_signs():
+    """Prescribed zero points follow the type that all activations have."""
+    graph = from_proto(read_model(BRANCHES))
+    annotate(graph)
+    images = np.random.default_rng(0).normal(0, 1, (4, 4, 8, 8)).astype(np.float32)
+    data = Dataset.from_arrays({"x": images}, inputs=TensorSpec.inputs_of(read_model(BRANCHES)))
+    Quantize(ranges="minmax", scheme="u8s8").run(graph, Context(target=Target.load(TARGETS[0]), calibration=data))
+    made = [params_of(node.outputs[0]) for node in graph.nodes if edit.op(node) == "DequantizeLinear"]
+    activations = [p for p in made if p is not None]
+    assert {p.dtype for p in activations} == {np.dtype(np.uint8)}
+    assert {p.zero_point for p in activations if p.scale == np.float32(1 / 256)} == {0}
+    assert {p.zero_point for p in activations if p.scale == np.float32(1 / 128)} == {128}
