@@ -26,7 +26,7 @@ class RoundWeights(Pass):
     largest variance first, to the scale's nearest integer; the error e of input k moves the inputs still to come by
     ``-e U[k, :] / U[k, k]``, with U the upper Cholesky factor of the inverse of ``X^T X + r``. Frantar, Singh,
     Alistarh, Optimal brain compression (2022, arXiv 2208.11580), and Frantar et al., GPTQ (2022, arXiv 2210.17323).
-    Descent over single integers follows, as long as it helps: Behdin et al., QuantEase (2023, arXiv 2309.01885). The
+    A round of descent over single integers follows: Behdin et al., QuantEase (2023, arXiv 2309.01885). The
     bias takes up the means. Of the images only sums of products are kept (`lpcc.calibrate.gram`).
 
     Integers stay within the grid that the layer has, as does its number of bits. Runs behind `quantize`, towards the

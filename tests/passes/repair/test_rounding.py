@@ -25,17 +25,15 @@ from lpcc.testing.golden import read_model
 PASSES = [AdaRound(steps=200, batch=64), RoundWeights(), RoundWeights(scales="search"), Refit()]
 
 CHAIN = """<ir_version: 8, opset_import: ["": 17]>
-g (float[N,4,8,8] x) => (float[N,3] y)
-<float[6,4,3,3] u, float[6] a, float[6,1,3,3] v, float[6] b, float[5,6,1,1] w, float[5,3] f, float[3] e>
+g (float[N,4,8,8] x) => (float[N,3,4,4] y)
+<float[6,4,3,3] u, float[6] a, float[6,1,3,3] v, float[6] b, float[5,6,1,1] w, float[3,5,1,1] f, float[3] e>
 {
     c1 = Conv<pads=[1,1,1,1]>(x, u, a)
     r1 = Relu(c1)
     c2 = Conv<group=6, strides=[2,2], auto_pad="SAME_UPPER">(r1, v, b)
     r2 = Relu(c2)
     c3 = Conv(r2, w)
-    p = GlobalAveragePool(c3)
-    q = Flatten(p)
-    y = Gemm(q, f, e)
+    y = Conv(c3, f, e)
 }"""
 
 
