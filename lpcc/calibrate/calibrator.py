@@ -109,13 +109,15 @@ class _Run:
             maps = {name: shape[1] for name, shape in shapes.items() if len(shape) == 4 and name not in self._inputs}
             self._joined = Joined(maps, frozenset(maps) - tensors_from_zero(model))
             self._always = tuple(name for name in shapes if name not in maps)
+        made: dict[tuple[str, ...], Session] = {}
         self._sessions = []
         for turn in range(turns):
             wanted = [probe.outputs for _, probe in self._looked_at(turn)]
             outputs = dict.fromkeys(name for names in [*wanted, self._always] for name in names)
-            named = [name for name in outputs if name not in self._inputs]
-            probed = attach(model, nodes, named, self._joined)
-            self._sessions.append((Session(probed, threads=threads), [*named, *self._joined.outputs]))
+            named = tuple(name for name in outputs if name not in self._inputs)
+            if named not in made:
+                made[named] = Session(attach(model, nodes, named, self._joined), threads=threads)
+            self._sessions.append((made[named], [*named, *self._joined.outputs]))
 
     def add(self, batch: Batch, start: int) -> None:
         """Run a batch whose first image is number `start`, and take in what is found."""

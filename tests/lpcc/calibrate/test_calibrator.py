@@ -5,6 +5,7 @@ import onnx.parser
 import pytest
 
 from lpcc.calibrate import collect
+from lpcc.calibrate.streams import Average
 from lpcc.data import Dataset
 from lpcc.errors import ModelError
 from lpcc.runtime import TensorSpec
@@ -81,3 +82,47 @@ def test_unknown_tensor():
     model, _, data = made(1)
     with pytest.raises(ModelError, match="nowhere"):
         collect(model, ["nowhere"], data)
+
+
+@pytest.mark.parametrize("extremes", ["sampled", "image", "all"])
+@pytest.mark.parametrize(("batch_size", "threads"), [(1, 1), (3, 1), (16, 2), (64, 1)])
+def test_turns_depend_on_images_alone(extremes, batch_size, threads):
+    """With 520 images the tensors take two turns; batches of 3 and 64 straddle the blocks that change them."""
+    model, _, data = made(520)
+    names = ["x", "a", "r", "c"]
+    found = collect(model, names, data, extremes=extremes, batch_size=batch_size, threads=threads)
+    usual = collect(model, names, data, extremes=extremes)
+    for name in names:
+        one, other = found[name], usual[name]
+        assert np.array_equal(one.histogram.counts, other.histogram.counts)
+        assert (one.histogram.low, one.histogram.high) == (other.histogram.low, other.histogram.high)
+        assert one.average == pytest.approx(other.average, rel=1e-6)
+
+
+def test_all_extremes_are_those_of_all_images():
+    model, values, data = made(600)
+    spike = values.copy()
+    spike[333, 1, 17, 23], spike[555, 0, 5, 7] = 400.0, -300.0  # between the pixels of the grid, in either turn
+    data = Dataset.from_arrays({"x": spike}, inputs=TensorSpec.inputs_of(model))
+    found = collect(model, ["x", "a", "r", "c"], data, extremes="all")
+    extremes = {name: (found[name].histogram.low, found[name].histogram.high) for name in found}
+    assert extremes == {"x": (-300, 400), "a": (-600, 800), "r": (0, 800), "c": (0, 6)}
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_averages_are_those_of_single_images(opset):
+    """The first hundred count alike, whatever batch they came in."""
+    model, values, data = made(40)
+    model.opset_import[0].version = opset
+    found = collect(model, ["a", "r", "y"], data, extremes="image", batch_size=7)
+    a = 2 * values
+    assert found["a"].average == pytest.approx((a.min((1, 2, 3)).mean(), a.max((1, 2, 3)).mean()))
+    assert found["r"].average == pytest.approx((0, a.max((1, 2, 3)).mean()))
+    y = a.mean((2, 3))
+    assert found["y"].average == pytest.approx((y.min(1).mean(), y.max(1).mean()), rel=1e-4)
+
+
+def test_moving_average_forgets_slowly():
+    found = Average()
+    found.add(np.concatenate([np.full(100, 2.0), [np.nan], np.full(100, 4.0)]))
+    assert found.value == pytest.approx(4 - 2 * 0.99**100)
