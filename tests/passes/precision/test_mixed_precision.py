@@ -94,9 +94,10 @@ def test_no_other_choice_of_that_size_does_less_damage(model):
     bench = Bench(Subject(model.SerializeToString(), item, "bits", images, 32, ctx.target))
     found, _, _ = ran(model, size=0.75, choices=("8", "4"))
     noise = {}
+    limit = 0.75 * eight_bits(model)
     for bits in itertools.product("84", repeat=4):
         candidate = bench.model(dict(zip(layers, bits, strict=True)))
-        if constant_bytes(from_proto(candidate)) <= 0.75 * eight_bits(model):
+        if constant_bytes(from_proto(candidate)) <= limit:
             noise[bits] = bench.judge(candidate)["noise"]
     chosen = bench.judge(to_proto(found))["noise"]
     assert chosen <= 1.3 * min(noise.values())

@@ -60,7 +60,7 @@ def test_what_can_never_be_met_is_an_error():
         least_damage(options, Outcome(1000, 0, 0), Outcome(960, FREE, FREE), network(options, fixed=20.0))
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.integers(2, 1000), st.floats(0.001, 10)), min_size=1, max_size=6), st.floats(0.05, 1.2))
 def test_smallest_within_the_changes_allowed(layers, share):
     """Where classes change as the damage says, the bisection comes close to the best and never breaks the limit."""
