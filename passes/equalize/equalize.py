@@ -82,7 +82,8 @@ class Equalize(Pass):
             return changes
         tied = ties(graph)
         found = self._measure(graph, tied, ctx)
-        allowed = room(tied, found)
+        made_up = ctx.calibration is not None and ctx.calibration.is_synthetic
+        allowed = room(tied, found, made_up=made_up)
         if allowed.free.any():
             digest = hashlib.blake2b(to_proto(graph).SerializeToString(deterministic=True)).hexdigest()
             scales = ctx.keep(f"{self}: scales of {digest}", lambda: self._choose(graph, tied, allowed, found, ctx))

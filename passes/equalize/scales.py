@@ -17,8 +17,8 @@ from lpcc.passes.normalize.linear import Linear
 
 Array = np.ndarray[Any, Any]
 
-_MARGIN = 1.2
-_DEVIATIONS = 6.0
+_REAL, _MADE_UP = (1.2, 6.0), (2.0, 10.0)
+"""Margin and deviations within which channels are expected to stay on other images than those seen."""
 _MOST = 64.0
 """A scale lies between 1 / 64 and 64 in what is judged by weights; tiny weights say little."""
 _LEAST_NOISE = 1 / 8
@@ -38,13 +38,14 @@ class Room:
     most: Array
 
 
-def room(ties: Ties, found: Mapping[str, Channels]) -> Room:
+def room(ties: Ties, found: Mapping[str, Channels], *, made_up: bool = False) -> Room:
     """What may be scaled: what some layer writes and another reads, nothing holds, and no Clip limits on images.
 
     A Clip to [low, high] of a channel does nothing as long as the channel stays within. How far it reaches is the
     greatest value `found` on images and a margin, or the mean and six deviations of what goes into the Clip if that is
-    more. A channel that reaches a limit is held, one that does not is scaled up at most so far that it still does not;
-    a Clip of which nothing was found holds all.
+    more; on images that are `made_up`, ten deviations, and twice the greatest value. A channel that reaches a limit is
+    held, one that does not is scaled up at most so far that it still does not; a Clip of which nothing was found holds
+    all.
     """
     writes, reads = np.zeros(ties.count, dtype=bool), np.zeros(ties.count, dtype=bool)
     for layer in ties.layers:
@@ -52,15 +53,16 @@ def room(ties: Ties, found: Mapping[str, Channels]) -> Room:
         reads[layer.inputs] = True
     free = writes & reads & ~ties.held
     least, most = np.full(ties.count, 1 / _MOST), np.full(ties.count, _MOST)
+    margin, deviations = _MADE_UP if made_up else _REAL
     for limit in ties.limits:
         channels = found.get(limit.node.inputs[0].name)
         if channels is None:
             free[limit.channels] = False
             continue
-        spread = _DEVIATIONS * np.sqrt(channels.variance)
-        share = np.maximum(channels.high * _MARGIN, channels.mean + spread) / limit.high
+        spread = deviations * np.sqrt(channels.variance)
+        share = np.maximum(channels.high * margin, channels.mean + spread) / limit.high
         if limit.low < 0:
-            share = np.maximum(share, np.minimum(channels.low * _MARGIN, channels.mean - spread) / limit.low)
+            share = np.maximum(share, np.minimum(channels.low * margin, channels.mean - spread) / limit.low)
         free[limit.channels[share >= 1]] = False
         np.maximum.at(least, limit.channels, share)
     return Room(free, np.minimum(least, 1.0), most)
