@@ -53,8 +53,9 @@ class Quantize(Pass):
     what it does to the layers that read the tensor (``output``, see `lpcc.passes.quantize.local`), or to the network's
     outputs (``auto``, see `lpcc.passes.quantize.refine`).
 
-    Weights of 4 and 2 bits (`weight_bits`, `bits`; their scales: `lpcc.formats.narrow`) are stored as int4 and int2 behind
-    a Cast to int8, for which the opset is raised to 21 and 25; kernels stay the same. `mixed-precision` chooses them.
+    Weights of 4 and 2 bits (`weight_bits`, `bits`; their scales: `lpcc.formats.narrow`) are stored as int4 and int2
+    behind a Cast to int8, for which the opset is raised to 21 and 25; kernels stay the same. `mixed-precision` chooses
+    them.
 
     Left alone, each with its reason: layers named in `skip` or `keep`, or not in `only`; layers whose weights are not
     constant, not float32 or not finite; operators without an integer kernel (transposed and 3-D convolutions, Softmax
