@@ -5,7 +5,7 @@
 Courbariaux, Bengio, David: Training deep neural networks with low precision multiplications, arXiv 1412.7024. Their
 dynamic fixed point watches how many numbers overflow: it doubles the scale where they are more than a given share, and
 halves it where they would not be even then. Where that comes to rest for given numbers is what `fit` finds at once. In
-few bits it pays to let more overflow than that; without such a share the point is that of least squared error.
+few bits it pays to let more overflow than that; without such a share the point is that of least error.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from lpcc.errors import UsageError
 from lpcc.formats.format import TENSOR, Array, Codes, Format, Layout
 from lpcc.formats.integer import AffineScales, affine
-from lpcc.formats.search import least_squares
+from lpcc.formats.search import least_error
 
 _MOST_BITS = 24
 """A float32 holds no more digits than that."""
@@ -31,7 +31,7 @@ class Fixed(Format[AffineScales]):
 
     `fraction` of them are behind the point, which may be more than there are, or fewer than none. None stands for
     dynamic fixed point: as many as let at most a share `overflow` of each row's numbers overflow (1e-4 in the paper),
-    or, where that is None too, as many as have the least squared error.
+    or, where that is None too, as many as have the least error.
     """
 
     width: int = 8
@@ -62,7 +62,7 @@ class Fixed(Format[AffineScales]):
         else:
             widest = self._covering(rows, 0)
             finer = (np.maximum(widest / 2**i, 2.0 ** _EXPONENTS[0]) for i in range(_FINER))
-            scale = least_squares(rows, finer, lambda units: np.clip(np.rint(units), *self.ends), 0)
+            scale = least_error(rows, finer, lambda units: np.clip(np.rint(units), *self.ends), 0)
         return AffineScales(layout, scale.astype(np.float32), np.zeros(len(rows), dtype=np.float32))
 
     def _covering(self, rows: Array, allowed: int) -> Array:

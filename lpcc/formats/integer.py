@@ -8,7 +8,7 @@ import numpy as np
 
 from lpcc.errors import UsageError
 from lpcc.formats.format import TENSOR, Array, Codes, Format, Layout, Scales, as_scale
-from lpcc.formats.search import least_squares, squared_error
+from lpcc.formats.search import expected_error, least_error
 
 _MOST_BITS = 16
 _STEPS = 24
@@ -34,7 +34,7 @@ def affine(codes: Codes, scales: AffineScales) -> Array:
 class Integer(Format[AffineScales]):
     """Integers of `bits`; symmetric ones within ``+-(2^(bits-1) - 1)``, others unsigned with a zero point.
 
-    Zero is always expressed exactly. The range is that of least squared error: to clip a few numbers costs less than
+    Zero is always expressed exactly. The range is that of least error: to clip a few numbers costs less than
     coarse steps cost all of them.
     """
 
@@ -52,14 +52,14 @@ class Integer(Format[AffineScales]):
         return (-most, most) if self.symmetric else (0, 2 * most + 1)
 
     def fit(self, values: Array, layout: Layout = TENSOR) -> AffineScales:
-        """Scales of least squared error, on a grid of shares of the range of each row, then by turns."""
+        """Scales of least error, on a grid of shares of the range of each row, then by turns."""
         rows = layout.rows(np.asarray(values, dtype=np.float32))
         least_share = max(0.15, 1.0 - 1.7 / self.width)
         shares = np.linspace(1.0, least_share, _STEPS)
         if self.symmetric:
             low, high = self.ends
             full = np.abs(rows).max(axis=1, initial=0.0).astype(np.float64) / high
-            scale = least_squares(
+            scale = least_error(
                 rows, (full * share for share in shares), lambda units: np.clip(np.rint(units), low, high), _TURNS
             )
             return AffineScales(layout, as_scale(scale), np.zeros(len(rows), dtype=np.float32))
@@ -81,7 +81,7 @@ class Integer(Format[AffineScales]):
                 result: Array = np.clip(np.rint(units) + moved, 0, most) - moved
                 return result
 
-            found = squared_error(rows, scale, nearest)
+            found = expected_error(rows, scale, nearest)
             best, zero = np.where(found < error, scale, best), np.where(found < error, offset, zero)
             error = np.minimum(found, error)
         return AffineScales(layout, as_scale(best), zero.astype(np.float32))

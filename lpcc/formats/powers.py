@@ -18,7 +18,7 @@ import numpy as np
 
 from lpcc.errors import UsageError
 from lpcc.formats.format import TENSOR, Array, Codes, Format, Layout, Scales, as_scale
-from lpcc.formats.search import least_squares, squared_error
+from lpcc.formats.search import expected_error, least_error
 
 _MOST_TERMS = 4
 _PHASES = np.exp2(-np.arange(-2, 5) / 4)  # of a free scale: four in an octave, from above the largest number down
@@ -38,7 +38,7 @@ class PowerOfTwo(Format[PowerScales]):
 
     The scale of a row is a power of two itself (``power``: numbers are sums of powers of two as they stand), or any
     number (``free``: the sums are, and the scale of a filter belongs to its result, which is scaled anyway); either way
-    that of least squared error.
+    that of least error (`lpcc.formats.search`).
     """
 
     k: int = 1
@@ -72,8 +72,8 @@ class PowerOfTwo(Format[PowerScales]):
         top = np.abs(rows).max(axis=1, initial=0.0).astype(np.float64)
         if self.scale == "power":
             octave = np.exp2(np.floor(np.log2(np.where(top > 0, top, 1.0))))
-            return as_scale(least_squares(rows, (octave * 2.0, octave, octave / 2), partial(self._nearest, k=k), 0))
-        return as_scale(least_squares(rows, (top * phase for phase in _PHASES), partial(self._nearest, k=k), _TURNS))
+            return as_scale(least_error(rows, (octave * 2.0, octave, octave / 2), partial(self._nearest, k=k), 0))
+        return as_scale(least_error(rows, (top * phase for phase in _PHASES), partial(self._nearest, k=k), _TURNS))
 
     def _nearest(self, units: Array, k: int) -> Array:
         found: Array = self.table[np.stack(self._codes(units, k))].sum(axis=0)
@@ -128,7 +128,7 @@ class FLightNN(PowerOfTwo):
     """Sums of up to `k` powers of two, as many in each row as its numbers need.
 
     With a `threshold`, the fewest whose relative error, ``|w - q| / |w|``, is at most that; else `mean_k` on average
-    over the rows, given one by one to that row whose squared error falls most. A row that is all zero has none.
+    over the rows, given one by one to that row whose error falls most. A row that is all zero has none.
     """
 
     k: int = 2
@@ -148,7 +148,7 @@ class FLightNN(PowerOfTwo):
         for k in range(1, self.k + 1):
             found = self._scale(rows, k)
             scale.append(found)
-            error.append(squared_error(rows, found, partial(self._nearest, k=k)))
+            error.append(expected_error(rows, found, partial(self._nearest, k=k)))
         errors = np.minimum.accumulate(np.stack(error), axis=0)  # (k + 1, rows)
         terms = self._within(errors, energy) if self.threshold is not None else self._budgeted(errors)
         return PowerScales(layout, np.stack(scale)[terms, np.arange(len(rows))], terms)

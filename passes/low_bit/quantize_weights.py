@@ -58,12 +58,12 @@ class QuantizeWeights(Pass):
     rounds its input to 8 bits in blocks. It is only made where no Relu and no Clip follows; a Relu is written as
     LeakyRelu of slope 0 there.
 
-    Formats (`lpcc.formats`): integers ``w = s (q - z)`` with scales of least squared error; ``fixed`` and dynamic fixed
-    point, ``w = q 2^-f`` (Courbariaux et al. 2014); ``pow2``, sums of k powers of two (LightNN, Ding et al. 2017), and
-    ``flightnn``, as many as each filter needs (Ding et al. 2019); ``ternary`` (Li et al. 2016) and ``ttq``, two scales
-    (Zhu et al. 2017); ``binary``, ``w = E|w| sign(w)``, and ``xnor``, whose inputs are signs too (Rastegari et al.
-    2016); ``dorefa`` (Zhou et al. 2016). What was rounded is not trained again here: few networks bear fewer than 4
-    bits without.
+    Formats (`lpcc.formats`): integers ``w = s (q - z)``; ``fixed`` and dynamic fixed point, ``w = q 2^-f`` (Courbariaux et
+    al. 2014); ``pow2``, sums of k powers of two (LightNN, Ding et al. 2017), and ``flightnn``, as many as each filter
+    needs (Ding et al. 2019); ``ternary`` (Li et al. 2016) and ``ttq``, two scales (Zhu et al. 2017); ``binary``,
+    ``w = E|w| sign(w)``, and ``xnor``, whose inputs are signs too (Rastegari et al. 2016); ``dorefa`` (Zhou et al. 2016).
+    Scales of the first four make the errors of the layer's sums least, for inputs as they are behind a Relu
+    (`lpcc.formats.search`). What was rounded is not trained again here: few networks bear fewer than 4 bits without.
 
     The opset is raised to 21 where 4-bit integers are written, to 25 for 2-bit ones, to 13 for others.
 
@@ -86,7 +86,7 @@ class QuantizeWeights(Pass):
     """Bits behind the point of ``fixed``; by default those that fit each layer (dynamic fixed point)."""
     overflow: Annotated[float, Range(0, 0.99)] | None = None
     """Share of a layer's weights that may overflow where ``fixed`` finds its point, 1e-4 in the paper; by default the
-    point is that of least squared error."""
+    point is that of least error."""
     k: Annotated[int, Range(1, 4)] | None = None
     """Powers of two in a weight: 1 by default for ``pow2``; the most, 2 by default, for ``flightnn``."""
     mean_k: Annotated[float, Range(0, 4)] | None = None
