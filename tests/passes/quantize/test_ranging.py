@@ -137,7 +137,7 @@ def test_readers_are_the_layers_behind_what_only_moves():
 
 @pytest.mark.parametrize("factor", [0.2, 5.0])
 def test_searches_mend_a_bad_range(factor):
-    """From a range five times too wide, or too narrow. By the outputs, where rounding averages out, there is less to see."""
+    """From a range five times too wide, or too narrow. At the outputs rounding averages out: less is to be seen."""
     model, feeds = fire(), [{"x": images(16)}]
     (values,) = [held["r0"] for held in _held(model, feeds, "r0")]
     high = float(values.max())
@@ -199,7 +199,7 @@ def test_scales_depend_on_neither_batch_nor_threads(ranges, zoo, monkeypatch):
     from lpcc.passes.quantize import ranging, refine
 
     path = zoo.model("mlperf_resnet8_cifar10")
-    (name, values), *_ = zoo.calib("mlperf_resnet8_cifar10", 40).items()
+    ((_, values),) = zoo.calib("mlperf_resnet8_cifar10", 40).items()
     model = onnx.load(path)
     found = []
     for batch_size, threads in ((1, 1), (3, 2), (16, 1), (16, 2)):
