@@ -159,9 +159,7 @@ class Writer:
         width, scheme = self._widths[id(node)], self._scheme
         magnitudes = self._magnitudes.get(weight.name)
         per_channel = scheme.per_channel or edit.attr(node, "group", 1) > 1  # whose channels differ by magnitudes
-        found = layer_weights(
-            values, axis, width, scheme.largest, per_channel, bias, float(operand.scale), magnitudes
-        )
+        found = layer_weights(values, axis, width, scheme.largest, per_channel, bias, float(operand.scale), magnitudes)
         quantized = found.weights
         attrs = {} if quantized.axis is None else {"axis": quantized.axis}
         result = self._edit.fresh(f"{weight.name}_dequantized", np.dtype(np.float32), weight.shape)
