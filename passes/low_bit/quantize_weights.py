@@ -58,11 +58,11 @@ class QuantizeWeights(Pass):
     rounds its input to 8 bits in blocks. It is only made where no Relu and no Clip follows; a Relu is written as
     LeakyRelu of slope 0 there.
 
-    Formats (`lpcc.formats`): integers ``w = s (q - z)``; ``fixed`` and dynamic fixed point, ``w = q 2^-f`` (Courbariaux et
-    al. 2014); ``pow2``, sums of k powers of two (LightNN, Ding et al. 2017), and ``flightnn``, as many as each filter
+    Formats (`lpcc.formats`): integers ``w = s (q - z)``; ``fixed`` and dynamic fixed point, ``w = q 2^-f`` (Courbariaux
+    et al. 2014); ``pow2``, sums of k powers of two (LightNN, Ding et al. 2017), and ``flightnn``, as many as a filter
     needs (Ding et al. 2019); ``ternary`` (Li et al. 2016) and ``ttq``, two scales (Zhu et al. 2017); ``binary``,
-    ``w = E|w| sign(w)``, and ``xnor``, whose inputs are signs too (Rastegari et al. 2016); ``dorefa`` (Zhou et al. 2016).
-    Scales of the first four make the errors of the layer's sums least, for inputs as they are behind a Relu
+    ``w = E|w| sign(w)``, and ``xnor``, whose inputs are signs too (Rastegari et al. 2016); ``dorefa`` (Zhou et al.
+    2016). Scales of the first four make the errors of the layer's sums least, for inputs as they are behind a Relu
     (`lpcc.formats.search`). What was rounded is not trained again here: few networks bear fewer than 4 bits without.
 
     The opset is raised to 21 where 4-bit integers are written, to 25 for 2-bit ones, to 13 for others.
