@@ -58,7 +58,7 @@ class AdaRound(Pass):
     batch: Annotated[int, Range(min=1)] = 256
     """Rows of a layer's input that one step looks at."""
     images: Annotated[int, Range(min=2)] = 128
-    """Calibration images that are used at most, a quarter of them to judge by."""
+    """Calibration images that are used at most, a third of them to judge by."""
     skip: tuple[str, ...] = ()
     """Names of layers to be left alone."""
 

@@ -5,7 +5,7 @@ what it should write; a `Solver` finds other integers. Several layers at once, e
 were repaired, would make good the same error several times: 14 dB in place of 35 dB on a network of seven layers with
 4-bit weights.
 
-One image in four is kept apart. On these each layer must come closer to its float output, and in the end the whole
+One image in three is kept apart. On these each layer must come closer to its float output, and in the end the whole
 network to the float network's outputs (`lpcc.quality.noise`): else only the first half of the repairs stays,
 or the first quarter, and so on, as far as that helps.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_APART = 4
+_APART = 3
 """One image in so many is kept apart."""
 _BATCH = 8
 _AHEAD = 8

@@ -40,7 +40,7 @@ class Refit(Pass):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
 
     images: Annotated[int, Range(min=2)] = 128
-    """Calibration images that are used at most, a quarter of them to judge by."""
+    """Calibration images that are used at most, a third of them to judge by."""
     skip: tuple[str, ...] = ()
     """Names of layers to be left alone."""
 

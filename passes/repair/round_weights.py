@@ -44,7 +44,7 @@ class RoundWeights(Pass):
     scales: Literal["keep", "search"] = "keep"
     """Whether scales per channel are kept, or chosen anew for the fitted weights."""
     images: Annotated[int, Range(min=2)] = 128
-    """Calibration images that are used at most, a quarter of them to judge by."""
+    """Calibration images that are used at most, a third of them to judge by."""
     skip: tuple[str, ...] = ()
     """Names of layers to be left alone."""
 

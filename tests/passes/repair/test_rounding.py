@@ -128,7 +128,7 @@ def test_layers_of_another_network(context):
     graph = quantised(model, ctx)
     ctx.unquantized = from_proto(read_model(CHAIN.replace("c1", "d1")))
     changes = RoundWeights().run(graph, ctx)
-    assert [(r.node, r.reason) for r in changes.refused] == [("c1", "no float layer of its name is known")]
+    assert ("c1", "no float layer of its name is known") in [(r.node, r.reason) for r in changes.refused]
 
 
 def test_what_does_not_help_the_network_is_taken_back_from_the_end(context, monkeypatch):
