@@ -53,7 +53,8 @@ class Equalize(Pass):
     ``noise``, s balances, as far as one can tell from the images, what rounding the activation adds and what rounding
     the columns that read it adds (`lpcc.passes.equalize.scales`). ``auto`` quantises the network each way and once as
     it is, and takes what comes closest to its outputs on the images, if that is by a tenth at least; without a target
-    with int8 kernels, or without images, it goes by weights.
+    with int8 kernels, or without images, it goes by weights. Made-up images do not tell how loud single channels are:
+    on them it tries weights only, and nothing where weights will have a scale per channel.
 
     Scales pass ReLU, its leaky and parametric forms, pooling, Concat, Split, sums (whose operands and result are then
     scaled alike) and what moves values or channels (`lpcc.passes.equalize.tied`). Where no Clip stands between, the
@@ -107,13 +108,16 @@ class Equalize(Pass):
         self, graph: gs.Graph, tied: Ties, allowed: Room, found: Mapping[str, Channels], ctx: Context
     ) -> Array | None:
         """The scales (count,); None where the network is best left as it is."""
+        made_up = ctx.calibration is not None and ctx.calibration.is_synthetic
+        if made_up and self.by == "auto" and self._per_channel(ctx):
+            return None
         equaliser = Equaliser(tied, allowed)
         rounded = {name: channels for name, channels in found.items() if name not in _unrounded(graph)}
         largest, square = magnitudes(tied, rounded)
         choices = {}
         if self.by != "noise":
             choices["weights"] = equaliser.by_weights()
-        if self.by != "weights" and rounded:
+        if self.by != "weights" and rounded and not (made_up and self.by == "auto"):
             choices["noise"] = equaliser.by_noise(largest, square, _LEVELS, _LARGEST)
         if self.by != "auto":
             return next(iter(choices.values()), None)
@@ -134,6 +138,12 @@ class Equalize(Pass):
             distances[name] = noise_parts(zip(expected, _outputs(to_proto(candidate), judged), strict=True))
         better = [name for name in choices if distances[name].beats(distances[_AS_IT_IS], _GAIN)]
         return choices[min(better, key=lambda name: distances[name].energy)] if better else None
+
+    def _per_channel(self, ctx: Context) -> bool:
+        """Whether weights will have a scale for each output channel."""
+        if self.per_channel is not None:
+            return self.per_channel
+        return ctx.target is None or ctx.target.int8 is None or ctx.target.int8.per_channel
 
 
 _OPSET = 7
