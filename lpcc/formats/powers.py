@@ -81,12 +81,13 @@ class PowerOfTwo(Format[PowerScales]):
 
     def _codes(self, units: Array, k: int) -> list[Array]:
         """Codes of k terms, greedily: each the nearest power of two to what is left."""
-        half, found = len(self.table) // 2, []
+        half = len(self.table) // 2
+        found: list[Array] = []
         left = units.astype(np.float32)
         for _ in range(k):
             size = np.abs(left)
             part, exponent = np.frexp(size)  # part * 2^exponent, of which 0.75 is halfway from one power to the next
-            place = np.clip((part < 0.75) - exponent, 0, half - 2)
+            place: Array = np.clip((part < 0.75) - exponent, 0, half - 2)
             code = np.where(size < 0.5 * self.table[half - 1], 0, 1 + place + half * (left < 0)).astype(np.int32)
             left = left - self.table[code]
             found.append(code)
