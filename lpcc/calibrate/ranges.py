@@ -1,9 +1,9 @@
 """From statistics to the range that is quantised: by extremes, their average, percentile, entropy or squared error.
 
 Every method gives ``low <= 0 <= high`` (zero must be exact: it is what convolutions pad with), within the extremes
-unless the range is to be symmetric. Tensors that share a scale get the range that is best for all their values:
-their histograms are pooled, each in proportion to the values that an image has of it. The union of ranges chosen one by
-one would be ruled by the tensor with the widest.
+unless the range is to be symmetric. Tensors that share a scale get the range that is best for all their values: methods
+that weigh clipping against rounding (entropy, squared error) look at their histograms pooled, each in proportion to the
+values that an image has of it. The union of ranges chosen one by one would be ruled by the tensor with the widest.
 """
 
 from __future__ import annotations
@@ -34,11 +34,14 @@ def joint(
 ) -> Interval:
     """The range for tensors that share a scale, to be quantised to `levels` steps; (0, 0) where there are none.
 
-    ``average`` is the moving average of the extremes of single images, ``minmax`` the extremes of all of them: of
-    several tensors the least and the greatest. All other methods look at the values of all tensors together.
+    ``average`` is the moving average of the extremes of single images. For it, for the extremes of all images and for
+    percentiles, which promise a share of the values of each tensor, the range is the union of those of all tensors.
     """
     if not parts:
         return 0.0, 0.0
+    if method in ("minmax", "percentile") and len(parts) > 1:
+        ends = [joint([part], method, percentile=percentile, levels=levels, symmetric=symmetric) for part in parts]
+        return min(low for low, _ in ends), max(high for _, high in ends)
     if method == "average":
         low = min(0.0, *(part.average[0] for part in parts))
         high = max(0.0, *(part.average[1] for part in parts))
