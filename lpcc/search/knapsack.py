@@ -13,8 +13,12 @@ integer programme by HiGHS' branch and bound (Huangfu and Hall, Parallelizing th
 
 from __future__ import annotations
 
+import ctypes
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import os
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -122,17 +126,44 @@ def _solve(
     objective = row(minimise)
     # What all options of a group have in common decides nothing and would only cost digits.
     objective = objective - np.array([objective[owner == group].min() for group in owner])
-    result = milp(
-        objective * _scale(objective),
-        integrality=np.ones(len(columns)),
-        bounds=Bounds(0, 1),
-        constraints=constraints,
-        options={"mip_rel_gap": 0.0},
-    )
+    with _silence():
+        result = milp(
+            objective * _scale(objective),
+            integrality=np.ones(len(columns)),
+            bounds=Bounds(0, 1),
+            constraints=constraints,
+            options={"mip_rel_gap": 0.0},
+        )
     if result.x is None:
         raise Infeasible(f"no choice keeps {_words(limits)} at the same time")
     chosen = np.flatnonzero(result.x > 0.5)
     return tuple(columns[column][1] for column in chosen)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what the solver's own code writes off the standard output, where a program may expect a result.
+
+    HiGHS now and then prints the name of one of its functions, whatever it is asked. Where the C library's buffers
+    cannot be emptied from here, that is left as it is.
+    """
+    try:
+        empty = ctypes.CDLL(None).fflush
+        sys.stdout.flush()
+        kept = os.dup(1)
+    except (AttributeError, OSError, TypeError, ValueError):
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    empty(None)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        empty(None)
+        os.dup2(kept, 1)
+        os.close(nowhere)
+        os.close(kept)
 
 
 def _words(limits: Mapping[str, float]) -> str:

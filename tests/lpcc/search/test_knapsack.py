@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import math
+import os
+import sys
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpcc.search import Infeasible, choose, total
+from lpcc.search.knapsack import _silence
 
 numbers = st.one_of(st.integers(0, 20).map(float), st.floats(0, 1e6, allow_subnormal=False), st.floats(1e-9, 1e-3))
 options = st.fixed_dictionaries({"damage": numbers, "bytes": numbers, "ms": numbers})
@@ -89,3 +93,15 @@ def test_many_layers_are_quick():
     whole = sum(group[0]["bytes"] for group in groups)
     found = choose(groups, "damage", {"bytes": 0.6 * whole})
     assert total(groups, found, "bytes") <= 0.6 * whole
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no C library to ask")
+def test_what_the_solver_prints_by_itself_is_not_heard(capfd):
+    puts = ctypes.CDLL(None).puts
+    puts(b"before")
+    with _silence():
+        puts(b"HighsMipSolverData::something")
+        os.write(1, b"and directly\n")
+    puts(b"after")
+    ctypes.CDLL(None).fflush(None)
+    assert capfd.readouterr().out == "before\nafter\n"
