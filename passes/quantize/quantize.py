@@ -51,8 +51,7 @@ class Quantize(Pass):
     average of those of each image (``average``), a share of the values (``percentile``), the least divergence
     (``entropy``), the least squared error (``mse``); from searches that start there and widen or narrow each range by
     what it does to the layers that read the tensor (``output``, see `lpcc.passes.quantize.local`), or to the network's
-    outputs (``auto``, see `lpcc.passes.quantize.refine`). On made-up images ``auto`` is ``minmax``: what suits
-    them best may be too narrow for real ones.
+    outputs (``auto``, see `lpcc.passes.quantize.refine`).
 
     Weights of 4 and 2 bits (`weight_bits`, `bits`; their scales: `lpcc.formats.narrow`) are stored as int4 and int2
     behind a Cast to int8, for which the opset is raised to 21 and 25; kernels stay the same. `mixed-precision` chooses

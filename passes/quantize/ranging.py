@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
@@ -48,9 +48,6 @@ class Ranging:
     """Ranges for one float network; statistics and searches are kept in the context, by the key given."""
 
     def __init__(self, model: onnx.ModelProto, key: str, data: Dataset, options: RangeOptions, ctx: Context) -> None:
-        if data.is_synthetic and options.ranges == "auto":
-            # What suits made-up images best may be too narrow for real ones, and that costs more than too wide.
-            options = replace(options, ranges="minmax")
         self._model = model
         self._key = key
         self._data = data
