@@ -61,11 +61,7 @@ def measure_channels(
     if first is None or not wanted:
         return {}
     values = {**first.feeds, **Session(with_outputs(model, made)).run(first.feeds, made)}
-    ranks = {
-        name: value.ndim
-        for name in wanted
-        if _has_channels(value := values[name])
-    }
+    ranks = {name: value.ndim for name in wanted if _has_channels(value := values[name])}
     probed = with_outputs(model, ())  # a copy
     outputs = {name: _reductions(probed, name) for name, rank in ranks.items() if rank >= 3 and name not in inputs}
     whole = [name for name in ranks if name not in outputs and name not in inputs]
