@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 from lpcc.targets import BUILTIN
 from lpcc.targets.fit.catalogue import DOCS, catalogue
 
