@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass, replace
 from math import prod
 
+import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.macs import CONVS, PRODUCTS, RECURRENT
-from lpcc.analysis.shapes import Shapes
+from lpcc.analysis.shapes import Shapes, constant_of
 
 _TAPS = {"linear": 2, "bilinear": 2, "cubic": 4}  # pixels that are mixed, along each axis
 _BROADCAST = frozenset(
@@ -17,6 +18,7 @@ _BROADCAST = frozenset(
 )
 _POOLS = ("MaxPool", "AveragePool", "LpPool", "QLinearAveragePool", "NhwcMaxPool")
 _COPIES = frozenset(["Slice", "Pad", "Split", "Gather", "Expand", "Tile", "Concat"])
+_RESHAPES = frozenset(["Identity", "Cast", "Reshape", "Squeeze", "Unsqueeze", "Flatten"])
 _ROWS = frozenset(
     "Softmax LogSoftmax QLinearSoftmax ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 "  # noqa: SIM905
     "ReduceLogSum ReduceSumSquare ReduceLogSumExp ArgMax ArgMin QLinearReduceMean".split()
@@ -213,16 +215,30 @@ def _pieces(node: gs.Node, op: str, first: tuple[int, ...], out: tuple[int, ...]
     if not changed:
         return 1
     last = changed[-1]
-    steps = edit.const(node.inputs[4]) if op == "Slice" and len(node.inputs) > 4 and node.inputs[4].name else None
+    steps = _numbers(edit.inp(node, 4)) if op == "Slice" else None
     whole = op in ("Split", "Pad", "Concat") or (op == "Slice" and (steps is None or bool((steps == 1).all())))
     return prod(out[: last if whole else last + 1])
+
+
+def _numbers(tensor: gs.Tensor | None) -> np.ndarray | None:
+    """The numbers of a tensor as far as they are constants, maybe in another shape or type, as exporters spell them."""
+    while tensor is not None:
+        found = constant_of(tensor)
+        if found is not None:
+            return np.asarray(found.values).ravel()
+        node = tensor.inputs[0] if tensor.inputs else None
+        if node is not None and edit.op(node) == "Constant":
+            value = next(iter(node.attrs.values()), None)
+            return np.atleast_1d(value) if isinstance(value, (int, float, list)) else None
+        tensor = edit.inp(node, 0) if node is not None and edit.op(node) in _RESHAPES else None
+    return None
 
 
 def _rows(node: gs.Node, first: tuple[int, ...], out: tuple[int, ...]) -> Geometry:
     """Rows that are reduced, or normalised, each for itself."""
     axes = edit.attr(node, "axes", None)
     if axes is None and len(node.inputs) > 1 and "Reduce" in edit.op(node):
-        axes = edit.const(node.inputs[1])
+        axes = _numbers(node.inputs[1])
     if axes is None:
         softmax = "Softmax" in edit.op(node)
         axes = (

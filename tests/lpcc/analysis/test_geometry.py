@@ -120,6 +120,26 @@ def test_kernels_bear_theirs() -> None:
     assert kernel.geometry == wanted
 
 
+ENDS = "b = Constant<value_ints=[0]>() e = Constant<value_ints=[8]>() a = Constant<value_ints=[3]>() "
+
+
+@pytest.mark.parametrize(("step", "runs"), [(1, 6 * 8), (2, 6 * 8 * 4)])
+@pytest.mark.parametrize(
+    "spelt",
+    [
+        "s = Constant<value_ints=[{}]>()",
+        "n = Constant<value_int={}>() z = Constant<value_ints=[0]>() s = Unsqueeze(n, z)",
+        "f = Constant<value_float={}.0>() n = Cast<to=7>(f) z = Constant<value_ints=[1]>() s = Reshape(n, z)",
+    ],
+)
+def test_steps_count_however_they_are_spelt(step: int, runs: int, spelt: str) -> None:
+    graph = parse("float[1,6,8,16] x", f"{ENDS}{spelt.format(step)} y = Slice(x, b, e, a, s)")
+    shapes = bind(graph)
+    found = geometry(graph.nodes[-1], shapes)
+    assert found.groups == runs, "each row in one piece, or each number by itself"
+    assert shapes.of(graph.outputs[0]) == (1, 6, 8, 8 // step)
+
+
 def test_unknown_shapes_count_as_one() -> None:
     graph = parse("float[1,6,8,8] x, float w", "y = Conv(x, w)")
     assert of(graph) == Geometry()
