@@ -251,7 +251,7 @@ def test_a_preset(lpcc: Callable[..., Any], model: Path, calib: str) -> None:
     report = Report.from_json(json.loads(Path("report.json").read_text()))
     assert report.pipeline == "exact,fast"
     (quantize,) = [item for item in report.passes if item.name == "quantize"]
-    assert quantize.options["ranges"] == "mse"
+    assert quantize.options["ranges"] == "output"
 
 
 @pytest.mark.parametrize(

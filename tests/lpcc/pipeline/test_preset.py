@@ -53,7 +53,7 @@ def test_a_preset_stands_for_quantize_in_the_targets_pipeline(preset: str) -> No
 def test_what_the_target_says_of_quantize_still_holds() -> None:
     found = with_preset(Pipeline.parse("exact,quantize{min-work=7 ranges=entropy}"), "fast")
     (quantize,) = quantisers(found)
-    assert quantize == Quantize(ranges="mse", min_work=7)  # the preset's own word goes before the target's
+    assert quantize == Quantize(ranges="output", min_work=7)  # the preset's own word goes before the target's
     assert Pipeline.parse(str(found)) == found
 
 
