@@ -85,7 +85,8 @@ def storage(graph: gs.Graph) -> Storage:
         for tensor in _weights(node):
             if id(tensor) not in counted:
                 counted.add(id(tensor))
-                layers.append(_layer(node, tensor, counted))
+                found = _layer(node, tensor, counted)
+                layers += [] if found is None else [found]
     by_type: dict[str, int] = {}
     for constant in everything.values():
         name = np.dtype(constant.dtype).name
@@ -104,7 +105,8 @@ def _weights(node: gs.Node) -> Iterator[gs.Tensor]:
             yield tensor
 
 
-def _layer(node: gs.Node, tensor: gs.Tensor, counted: set[int]) -> LayerStorage:
+def _layer(node: gs.Node, tensor: gs.Tensor, counted: set[int]) -> LayerStorage | None:
+    """The storage of a layer; None where all that its weights are made of counts for another layer already."""
     sources: dict[int, gs.Constant] = {}
     own = constant_of(tensor)
     if own is not None:
@@ -114,6 +116,8 @@ def _layer(node: gs.Node, tensor: gs.Tensor, counted: set[int]) -> LayerStorage:
             constant = constant_of(source)
             if constant is not None and source.name and id(constant) not in counted:
                 sources[id(constant)] = constant
+    if not sources:
+        return None
     counted.update(sources)
     held = [constant for constant in codes(tensor) if id(constant) in sources] or list(sources.values())
     stored = sum(map(_bits, sources.values()))

@@ -68,6 +68,18 @@ def test_what_two_layers_share_counts_once():
     assert (found.weights, len(found.layers), found.bytes) == (9, 1, 9)
 
 
+def test_integers_that_two_layers_share_count_once():
+    scaled = ["c", "s"]
+    nodes = [
+        helper.make_node("DequantizeLinear", scaled, ["f"]),
+        helper.make_node("DequantizeLinear", scaled, ["g"]),
+        helper.make_node("Conv", ["x", "f"], ["a"], name="first"),
+        helper.make_node("Conv", ["a", "g"], ["y"], name="second"),
+    ]
+    found = storage(graph_of(nodes, {"c": np.ones((3, 3, 1, 1), np.int8), "s": np.float32(0.5)}))
+    assert (found.weights, [layer.name for layer in found.layers], found.bytes) == (9, ["first"], 13)
+
+
 def test_a_graph_without_weights():
     found = storage(graph_of([helper.make_node("Relu", ["x"], ["y"])], {}))
     assert (found.by_type, found.weights, found.effective_bits, found.ideal_bits) == ({}, 0, 0, 0)
