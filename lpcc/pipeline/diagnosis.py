@@ -35,7 +35,6 @@ _EIGHT = 8
 _HELPING: dict[str, tuple[tuple[str, ...], str]] = {
     "outliers": (("equalize",), "evens channels out"),
     "weights": (("adaround", "round-weights"), "rounds weights by what they do"),
-    "resolution": (("mixed-precision",), "gives 16 bits where they pay"),
 }
 """Passes that help against a cause, and how."""
 
