@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from lpcc.data import Dataset
     from lpcc.elsewhere import Kernels, Saturation
     from lpcc.pipeline.context import Context
-    from lpcc.quality import Comparison, Metric
+    from lpcc.quality import Comparison, Expected, Metric
     from lpcc.runtime import Session
 
 DEFAULT_AGREEMENT = 90.0
@@ -100,14 +100,11 @@ class ImageJudge:
 
     def __call__(self, model: onnx.ModelProto) -> Judgement:
         """The judgement on a candidate."""
-        from lpcc.quality import class_outputs, compare
-
         try:
             candidate = self._candidate(model)
         except ModelError as error:
             raise PassError(f"after the approximate passes {error}; find the pass with `lpcc bisect`") from error
-        data = self._data.head(_COMPARED_SAMPLES)
-        likeness = compare(self._reference, candidate, data, classes=class_outputs(self.original))
+        likeness = self._expected.compare(candidate)
         metric = self._metric(likeness)
         if metric.needs_reference:
             name = metric.name
@@ -175,6 +172,12 @@ class ImageJudge:
     @cached_property
     def _reference(self) -> Session:
         return self._session(self.original, optimise=False)
+
+    @cached_property
+    def _expected(self) -> Expected:
+        from lpcc.quality import Expected, class_outputs
+
+        return Expected(self._reference, self._data.head(_COMPARED_SAMPLES), class_outputs(self.original))
 
     @cached_property
     def _original_scores(self) -> dict[str, float]:

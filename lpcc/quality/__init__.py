@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from lpcc.quality.classes import Classes, class_outputs
 from lpcc.quality.compare import Comparison, Score, compare, compare_runs, evaluate, layer_sqnr
+from lpcc.quality.expected import Expected
 from lpcc.quality.metric import BUILTIN, Metric, Tally, drop, parse_metric
 from lpcc.quality.tallies import Difference, Hits, in_top, same_choice, scores
 
@@ -12,6 +13,7 @@ __all__ = [
     "Classes",
     "Comparison",
     "Difference",
+    "Expected",
     "Hits",
     "Metric",
     "Score",

@@ -103,9 +103,9 @@ def evaluate(
     tally = metric.start()
     samples = 0
     for one in dataset.batches(batch):
-        expected = {} if original is None else _run(original, one)
+        expected = {} if original is None else run(original, one)
         try:
-            tally.add(_run(session, one), expected, one)
+            tally.add(run(session, one), expected, one)
         except DataError as error:
             raise DataError(f"{dataset.description}: {error}") from error
         samples += one.count
@@ -134,14 +134,14 @@ def compare(
     original = _reference(reference)
     session = candidate if isinstance(candidate, Session) else Session(candidate)
     names = [spec.name for spec in original.outputs]
-    _require(names, session)
+    require(names, session)
     if classes is None and not isinstance(reference, (Session, bytes, Path)):
         classes = class_outputs(reference)
 
     def runs() -> Iterator[tuple[int, Mapping[str, Array], Mapping[str, Array]]]:
         samples = 0
         for one in dataset.batches(batch):
-            yield one.count, _run(original, one), _run(session, one)
+            yield one.count, run(original, one), run(session, one)
             samples += one.count
             if progress is not None:
                 progress(samples)
@@ -215,8 +215,8 @@ def layer_sqnr(
     differences = {name: Noise() for name in pairs}
     samples = 0
     for one in dataset.batches(batch):
-        expected = _run(original, one, list(pairs))
-        found = _run(session, one, list(dict.fromkeys(pairs.values())))
+        expected = run(original, one, list(pairs))
+        found = run(session, one, list(dict.fromkeys(pairs.values())))
         for name, other in pairs.items():
             differences[name].add(expected[name], found[other])
         samples += one.count
@@ -229,12 +229,14 @@ def _reference(model: onnx.ModelProto | bytes | Path | Session) -> Session:
     return model if isinstance(model, Session) else Session(model, optimise=False)
 
 
-def _run(session: Session, batch: Batch, names: list[str] | None = None) -> dict[str, Array]:
+def run(session: Session, batch: Batch, names: list[str] | None = None) -> dict[str, Array]:
+    """Outputs of a model for the samples of a batch that count."""
     outputs = session.run(batch.feeds, names)
     return {name: batch.valid(v) if isinstance(v, np.ndarray) else v for name, v in outputs.items()}
 
 
-def _require(names: list[str], session: Session) -> None:
+def require(names: list[str], session: Session) -> None:
+    """Raise ModelError unless a model has the named outputs."""
     have = {spec.name for spec in session.outputs}
     for name in names:
         if name not in have:

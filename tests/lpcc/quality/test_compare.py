@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lpcc.data import Dataset, TensorSpec
 from lpcc.errors import DataError, ModelError, UsageError
-from lpcc.quality import BUILTIN, compare, drop, evaluate, layer_sqnr, parse_metric
+from lpcc.quality import BUILTIN, Expected, class_outputs, compare, drop, evaluate, layer_sqnr, parse_metric
 from lpcc.runtime import Session
 
 F32 = np.dtype(np.float32)
@@ -61,6 +61,25 @@ def test_padding_of_fixed_batches_does_not_count() -> None:
     assert fixed.samples == free.samples
     assert fixed.sqnr_db["y"] == pytest.approx(free.sqnr_db["y"], abs=1e-4)
     assert fixed.agreement == free.agreement
+
+
+@pytest.mark.parametrize(("limit", "runs"), [(1 << 20, 4), (5 * 12, 4 + 3), (0, 8)])
+def test_a_reference_runs_once_where_its_outputs_fit(limit: int, runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, ran = Session(classifier(), optimise=False), 0
+    run = reference.run
+
+    def counted(*arguments: Any) -> dict[str, Any]:
+        nonlocal ran
+        ran += 1
+        return run(*arguments)
+
+    monkeypatch.setattr(reference, "run", counted)
+    expected = Expected(reference, data(), class_outputs(classifier()), batch=3, limit=limit)
+    for weights in (NOISY, WEIGHTS):
+        assert expected.compare(Session(classifier(weights))) == compare(
+            classifier(), classifier(weights), data(), batch=3
+        )
+    assert ran == runs
 
 
 def test_equal_models_are_equal_and_json_is_json() -> None:
