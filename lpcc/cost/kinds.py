@@ -26,8 +26,11 @@ ELEMENT_KINDS = (
 )
 """All other kernels. `elementwise` are cheap functions (Add, Relu), `activation` transcendental ones (Sigmoid)."""
 
-FORMATS = ("float32", "float16", "int8", "u8s8", "s8s8", "u8u8", "s8u8")
-"""Number formats of kernels; an int8 scheme (activations, weights) stands where it differs from other ``int8``."""
+FORMATS = ("float32", "float16", "int16", "int8", "u8s8", "s8s8", "u8u8", "s8u8")
+"""Number formats of kernels; an int8 scheme (activations, weights) stands where it differs from other ``int8``.
+
+``int16`` are kernels whose activations have 16 bits and whose weights have 8.
+"""
 
 INSTRUCTIONS = ("mac", "other")
 """Classes of instructions: those that multiply and accumulate (vectors of them count as one), and all others."""

@@ -7,6 +7,7 @@ A factor is one of
     floor(q/8)      full blocks of 8
     mod(q,8)        what is left over after the full blocks
     blocks(q,4)     blocks of 4, 2 and 1 that add up to q
+    over(q,512)     by how much q exceeds 512, else 0
     [q=3] [q>3] [q<3] [q%8=0]   1 if so, else 0; several: [kw=3&sw=1]
     ![kw=3&sw=1]    0 if so, else 1
     is(Sigmoid)     1 if that is the kernel's main operator, else 0
@@ -60,7 +61,7 @@ QUANTITIES: Mapping[str, Factor] = MappingProxyType(
 """Numbers of a kernel that a term may use: its work, its data, its `lpcc.analysis.geometry.Geometry`, and ``one``."""
 
 _NAME = re.compile(r"[a-z_]+")
-_BLOCK = re.compile(r"(ceil|floor)\(([a-z_]+)/([1-9][0-9]*)\)|(mod|blocks)\(([a-z_]+),([1-9][0-9]*)\)")
+_BLOCK = re.compile(r"(ceil|floor)\(([a-z_]+)/([1-9][0-9]*)\)|(mod|blocks|over)\(([a-z_]+),([1-9][0-9]*)\)")
 _CONDITION = re.compile(r"(!?)\[([^\[\]]+)\]")
 _COMPARISON = re.compile(r"([a-z_]+)(?:%([1-9][0-9]*))?([=<>])([0-9]+)")
 _OPERATOR = re.compile(r"(is|has|runs)\(([A-Za-z0-9_]+)\)")
@@ -98,7 +99,9 @@ def _factor(text: str) -> Factor:
         return _condition(match[2], negated=match[1] == "!")
     if match := _OPERATOR.fullmatch(text):
         return {"is": _is, "has": _has, "runs": _runs}[match[1]](match[2])
-    known = "q, ceil(q/8), floor(q/8), mod(q,8), blocks(q,4), [q=3], ![q<3], [q%8=0], is(Op), has(Op), runs(Op)"
+    known = (
+        "q, ceil(q/8), floor(q/8), mod(q,8), blocks(q,4), over(q,8), [q=3], ![q<3], [q%8=0], is(Op), has(Op), runs(Op)"
+    )
     raise ValueError(f"factor `{text}` is none of: {known}")
 
 
@@ -115,6 +118,8 @@ def _block(word: str, quantity: Factor, size: int) -> Factor:
         return lambda kernel: float(quantity(kernel) // size)
     if word == "blocks":
         return lambda kernel: float(quantity(kernel) // size + (int(quantity(kernel)) % size).bit_count())
+    if word == "over":
+        return lambda kernel: max(0.0, quantity(kernel) - size)
     return lambda kernel: float(quantity(kernel) % size)
 
 

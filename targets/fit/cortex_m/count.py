@@ -1,10 +1,11 @@
-"""Counts the instructions that CMSIS-NN's int8 kernels execute, and writes targets/fit/counts/cmsis-nn.csv.
+"""Counts the instructions that CMSIS-NN's kernels execute, and writes targets/fit/counts/cmsis-nn*.csv.
 
     git clone https://github.com/ARM-software/CMSIS-NN
     apt-get install gcc gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-user qemu-system-arm
     python -m lpcc.targets.fit.cortex_m.count CMSIS-NN BUILD
 
-in a checkout takes two minutes. Kernels with the DSP extension run under qemu-arm, those with MVE on an emulated board.
+in a checkout takes some minutes. Kernels with the DSP extension run under qemu-arm, those with MVE on an
+emulated board.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ _HEAD = f"""\
 # Instructions that CMSIS-NN's int8 kernels execute, counted under QEMU (targets/fit/cortex_m/count.py), gcc -Ofast.
 # dsp: commit {_OLD} (2022-03-10) for Cortex-M4; mac = SMLAD, MLA and other multiplications.
 # mve: release {_NEW[1:]} for Cortex-M55; mac = vector instructions of any sort, loads and stores among them.
+"""
+_HEAD_S16 = f"""\
+# As cmsis-nn.csv, for kernels with activations of 16 bits, weights of 8 and biases of 64: release {_NEW[1:]} on both.
 """
 
 
@@ -102,16 +106,17 @@ def _fits(call: Call) -> bool:
 
 
 class Emulator:
-    """Builds the guests and counts calls."""
+    """Builds the guests and counts calls of int8 kernels, or of those with activations of 16 bits."""
 
-    def __init__(self, library: Path, folder: Path) -> None:
+    def __init__(self, library: Path, folder: Path, *, wide: bool = False) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.plugin = folder / "thumb.so"
         _run("gcc", "-O2", "-shared", "-fPIC", "-o", self.plugin, _GUEST / "thumb.c")
         linux = (_GUEST / "linux.c", "-Wl,-Ttext-segment=0x10000")
         m4 = ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16")
-        self.dsp = self._build(library, _OLD, "dsp", *m4, *linux)
+        self._wide = wide
+        self.dsp = self._build(library, _NEW if wide else _OLD, "dsp", *m4, *linux)
         self.mve = self._build(library, _NEW, "mve", "-mcpu=cortex-m55", _GUEST / "bare.c", "-T", _GUEST / "bare.ld")
         self._before: dict[str, tuple[int, int, int]] = {}
 
@@ -151,18 +156,19 @@ class Emulator:
         ).stdout
         with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
             archive.extractall(source, filter="data")
-        wanted = [path for path in sorted(source.rglob("*.c")) if _needed(path.name)]
+        wanted = [path for path in sorted(source.rglob("*.c")) if _needed(path.name, wide=self._wide)]
+        kernels = "kernels_s16.c" if self._wide else "kernels.c"
         program = self.folder / f"{name}.elf"
         flags = ("-mthumb", "-mfloat-abi=hard", "-Ofast", "-w", "-ffunction-sections", "-nostartfiles")
         paths = ("-I", _GUEST / "include", "-I", source / "Include")
         link = ("-Wl,--gc-sections", "--specs=nosys.specs", "-o", program)
-        _run("arm-none-eabi-gcc", *flags, *options, *paths, _GUEST / "kernels.c", *wanted, *link)
+        _run("arm-none-eabi-gcc", *flags, *options, *paths, _GUEST / kernels, *wanted, *link)
         return program
 
 
-def _needed(name: str) -> bool:
-    """Sources of int8 kernels and what they call, in releases old and new."""
-    parts = ("s8", "q7", "nntables", "softmax", "nn_add", "nn_accum")
+def _needed(name: str, *, wide: bool) -> bool:
+    """Sources of int8 kernels and what they call, in releases old and new; of those for 16 bits if `wide`."""
+    parts = ("s8", "q7", "nntables", "softmax", "nn_add", "nn_accum", *(("s16",) if wide else ()))
     return any(part in name for part in parts) and not any(part in name for part in ("lstm", "svdf", "f16", "f32"))
 
 
@@ -177,11 +183,15 @@ def main() -> None:
     parser.add_argument("library", type=Path, help="a clone of CMSIS-NN")
     parser.add_argument("build", type=Path, help="a folder for what is built")
     given = parser.parse_args()
-    emulator = Emulator(given.library, given.build)
-    path = Path(__file__).parent.parent / "counts" / "cmsis-nn.csv"
+    folder = Path(__file__).parent.parent / "counts"
+    _write(folder / "cmsis-nn.csv", _HEAD, Emulator(given.library, given.build / "s8"))
+    _write(folder / "cmsis-nn-s16.csv", _HEAD_S16, Emulator(given.library, given.build / "s16", wide=True))
+
+
+def _write(path: Path, head: str, emulator: Emulator) -> None:
     names = ("set", *Call.__dataclass_fields__, "mac", "other")
     with path.open("w", encoding="utf-8", newline="") as file:
-        file.write(_HEAD)
+        file.write(head)
         table = csv.writer(file, lineterminator="\n")
         table.writerow(names)
         for instructions in ("dsp", "mve"):

@@ -1,4 +1,4 @@
-"""Formulas for the instructions that CMSIS-NN's int8 kernels execute, fitted to emulated counts.
+"""Formulas for the instructions that CMSIS-NN's kernels execute, for int8 and int16 activations, fitted to counts.
 
 The terms follow the loops of the library's source. With the DSP extension a convolution copies two windows (im2col),
 widens them to 16 bits, and multiplies 2 columns x 2 channels x 4 values by 8 SMLAD; a 1x1 convolution works on 2 x 2
@@ -23,10 +23,12 @@ from lpcc.cost.terms import Term
 from lpcc.targets.fit.least_squares import fit_relative
 
 InstructionSet = Literal["dsp", "mve"]
+Activations = Literal["int8", "int16"]
 Formula = Mapping[str, Mapping[str, float]]
 """Coefficients by term, by class of instructions: ``mac`` and ``other``."""
 
 CLASSES = ("mac", "other")
+_COUNTS: Mapping[Activations, str] = {"int8": "cmsis-nn.csv", "int16": "cmsis-nn-s16.csv"}
 
 TERMS: Mapping[InstructionSet, Mapping[str, Sequence[str]]] = {
     "dsp": {
@@ -73,6 +75,27 @@ TERMS: Mapping[InstructionSet, Mapping[str, Sequence[str]]] = {
     },
 }
 
+TERMS_S16: Mapping[InstructionSet, Mapping[str, Sequence[str]]] = {
+    "dsp": {
+        "conv": (*TERMS["dsp"]["conv"], "ceil(rows/2)*ceil(cout/2)*over(depth,512)"),
+        "pointwise": (
+            "ceil(rows/2)*ceil(cout/2)*floor(cin/4)",
+            "rows*cout",
+            "ceil(rows/2)*cout",
+            "rows*cin",
+            "rows",
+            "one",
+        ),
+    },
+    "mve": {
+        "conv": (*TERMS["mve"]["conv"], "ceil(rows/4)*cout*over(depth,512)", "rows*cout*over(depth,512)"),
+        "gemm": ("ceil(cin/8)*rows*cout", "rows*cout", "rows*cout*over(cin,512)", "one"),
+        "pool": (*TERMS["mve"]["pool"], "elements", "rows*groups"),
+    },
+}
+"""Where kernels of int16 activations go through their data in other ways: int32 sums hold 512 products, the rest of a
+window is added in 64 bits, one by one."""
+
 
 @dataclass(frozen=True)
 class Count:
@@ -89,9 +112,9 @@ class Count:
         return self.mac + self.other
 
 
-def counts(instructions: InstructionSet) -> list[Count]:
+def counts(instructions: InstructionSet, activations: Activations = "int8") -> list[Count]:
     """The counts that are kept in the repository."""
-    text = (files("lpcc.targets.fit") / "counts" / "cmsis-nn.csv").read_text(encoding="utf-8")
+    text = (files("lpcc.targets.fit") / "counts" / _COUNTS[activations]).read_text(encoding="utf-8")
     rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
     return [_count(row) for row in rows if row["set"] == instructions]
 
@@ -129,12 +152,13 @@ def features(terms: Sequence[str], kernels: Sequence[Any]) -> NDArray[np.float64
     return np.array([[Term.parse(term)(kernel) for term in terms] for kernel in kernels])
 
 
-def formulas(instructions: InstructionSet) -> dict[str, Formula]:
+def formulas(instructions: InstructionSet, activations: Activations = "int8") -> dict[str, Formula]:
     """The fitted formula of each kind of kernel. Errors count relative to all instructions of a call."""
     calls: dict[str, list[Count]] = defaultdict(list)
-    for count in counts(instructions):
+    for count in counts(instructions, activations):
         calls[count.kind].append(count)
-    return {kind: _fit(TERMS[instructions][kind], calls[kind]) for kind in TERMS[instructions]}
+    terms = TERMS[instructions] if activations == "int8" else {**TERMS[instructions], **TERMS_S16[instructions]}
+    return {kind: _fit(terms[kind], calls[kind]) for kind in terms}
 
 
 def _fit(terms: Sequence[str], calls: Sequence[Count]) -> Formula:

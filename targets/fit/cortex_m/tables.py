@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lpcc.cost.table import COLUMNS
-from lpcc.targets.fit.cortex_m.formulas import CLASSES, Formula, InstructionSet, formulas
+from lpcc.targets.fit.cortex_m.formulas import CLASSES, Activations, Formula, InstructionSet, formulas
 from lpcc.targets.fit.cortex_m.rates import group_of
 
 Rows = dict[tuple[str, str, str, str], float]
@@ -25,6 +25,10 @@ _ESTIMATES = (
     "Estimates, not counted: concat, copy, transpose, resize, reduce, norm, activation, quantize, dequantize, other, "
     "rnn."
 )
+_S16 = (
+    "int16: kernels with activations of 16 bits and weights of 8, counted in release 7.0.0 "
+    "(targets/fit/counts/cmsis-nn-s16.csv)."
+)
 _FLOATS = "float32: scalar code with an FPU; per product {extra} instructions besides the multiplication, {source}."
 _FLOAT_SOURCE = {
     "cmsis-nn.csv": "as X-CUBE-AI: CMSIS-NN has no float kernels, and TFLM's reference ones are slower still",
@@ -37,11 +41,12 @@ def write(folder: Path, factors: Mapping[str, float]) -> None:
     """Writes all tables; `factors` are those of X-CUBE-AI by group (`lpcc.targets.fit.cortex_m.rates.GROUPS`)."""
     dsp, mve = _counted("dsp"), _counted("mve")
     for name, rows, extra in (
-        ("cmsis-nn.csv", {**dsp, **_floats(5.5)}, 5.5),
-        ("cmsis-nn-mve.csv", {**mve, **_floats(3.0)}, 3.0),
+        ("cmsis-nn.csv", {**dsp, **_counted("dsp", "int16"), **_floats(5.5)}, 5.5),
+        ("cmsis-nn-mve.csv", {**mve, **_counted("mve", "int16"), **_floats(3.0)}, 3.0),
         ("x-cube-ai.csv", {**_scaled(dsp, factors), **_floats(5.5)}, 5.5),
     ):
-        notes = (_NOTES[name], _ESTIMATES, _FLOATS.format(extra=extra, source=_FLOAT_SOURCE[name]))
+        s16 = (_S16,) if any(key[1] == "int16" for key in rows) else ()
+        notes = (_NOTES[name], _ESTIMATES, *s16, _FLOATS.format(extra=extra, source=_FLOAT_SOURCE[name]))
         with (folder / name).open("w", encoding="utf-8", newline="") as file:
             file.writelines(f"# {note}\n" for note in notes)
             table = csv.writer(file, lineterminator="\n")
@@ -49,16 +54,17 @@ def write(folder: Path, factors: Mapping[str, float]) -> None:
             table.writerows((*key, f"{value:.4g}") for key, value in rows.items() if value > 1e-4)
 
 
-def _counted(instructions: InstructionSet) -> Rows:
-    """Formulas for int8: those of counted kernels, what follows from them, and estimates."""
-    found = formulas(instructions)
+def _counted(instructions: InstructionSet, activations: Activations = "int8") -> Rows:
+    """Formulas for integers: those of counted kernels, what follows from them, and estimates."""
+    found = formulas(instructions, activations)
     rows: Rows = {}
     for kind in ("conv", "depthwise", "gemm", "pool", "softmax"):
-        rows.update(_rows(kind, found[kind]))
-    rows.update(_pointwise(found["pointwise"], found["conv"]))
-    rows.update(_rows("grouped", {name: _each_group(found["conv"][name]) for name in CLASSES}))
-    rows.update(_rows("matmul", {name: _batched(found["gemm"][name]) for name in CLASSES}))
-    rows.update(_elementwise(found["add"], found["mul"]))
+        rows.update(_rows(kind, found[kind], activations))
+    rows.update(_pointwise(found["pointwise"], found["conv"], activations))
+    if activations == "int8":  # there are no others
+        rows.update(_rows("grouped", {name: _each_group(found["conv"][name]) for name in CLASSES}))
+    rows.update(_rows("matmul", {name: _batched(found["gemm"][name]) for name in CLASSES}, activations))
+    rows.update(_elementwise(found["add"], found["mul"], activations))
     for kind, term, value in (
         ("concat", "output_bytes", 0.5),
         ("copy", "output_bytes", 1.0),
@@ -72,19 +78,20 @@ def _counted(instructions: InstructionSet) -> Rows:
         ("other", "elements", 30.0),
         ("rnn", "macs", 2.5),
     ):
-        rows[kind, "int8", "other", term] = value
-        rows[kind, "int8", "other", "one"] = 150.0
+        rows[kind, activations, "other", term] = value
+        rows[kind, activations, "other", "one"] = 150.0
     return rows
 
 
-def _rows(kind: str, formula: Formula) -> Rows:
-    return {(kind, "int8", name, term): value for name in CLASSES for term, value in formula[name].items()}
+def _rows(kind: str, formula: Formula, activations: Activations = "int8") -> Rows:
+    return {(kind, activations, name, term): value for name in CLASSES for term, value in formula[name].items()}
 
 
-def _pointwise(plain: Formula, conv: Formula) -> Rows:
+def _pointwise(plain: Formula, conv: Formula, activations: Activations) -> Rows:
     """A 1x1 convolution with steps runs as any other convolution."""
-    rows = {(*key[:3], f"{key[3]}*[sw=1]"): value for key, value in _rows("pointwise", plain).items()}
-    rows.update({(*key[:3], f"{key[3]}*![sw=1]"): value for key, value in _rows("pointwise", conv).items()})
+    one, other = _rows("pointwise", plain, activations), _rows("pointwise", conv, activations)
+    rows = {(*key[:3], f"{key[3]}*[sw=1]"): value for key, value in one.items()}
+    rows.update({(*key[:3], f"{key[3]}*![sw=1]"): value for key, value in other.items()})
     return rows
 
 
@@ -97,12 +104,12 @@ def _batched(terms: Mapping[str, float]) -> dict[str, float]:
     return {term if term in ("one", "macs") else f"batch*{term}": value for term, value in terms.items()}
 
 
-def _elementwise(add: Formula, mul: Formula) -> Rows:
+def _elementwise(add: Formula, mul: Formula, activations: Activations) -> Rows:
     """Products are the plain case; a sum rescales both of its inputs on top."""
-    rows = _rows("elementwise", mul)
+    rows = _rows("elementwise", mul, activations)
     for name in CLASSES:
-        more = add[name]["elements"] - mul[name]["elements"]
-        rows["elementwise", "int8", name, "elements*is(Add)"] = max(0.0, more)
+        more = add[name].get("elements", 0.0) - mul[name].get("elements", 0.0)
+        rows["elementwise", activations, name, "elements*is(Add)"] = max(0.0, more)
     return rows
 
 

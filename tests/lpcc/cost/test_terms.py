@@ -34,6 +34,8 @@ KERNEL = SimpleNamespace(
         ("depth", 15),
         ("ceil(rows/4)*ceil(cout/16)*depth", 11 * 2 * 15),
         ("floor(cout/16) * mod(cout,16)", 2),
+        ("over(cout,16)", 2),
+        ("over(cout,18)", 0),
         ("macs*[kh=3]", 1000),
         ("macs*[kh=1]", 0),
         ("macs*[sh>1]*[cin<6]", 1000),
