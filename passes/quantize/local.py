@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import onnx
 
-from lpcc.calibrate.parts import part
-from lpcc.passes.quantize.frontier import Array, Feeds, Frontier, Group, Interval, Quantized
+from lpcc.calibrate.parts import Array, Feeds, Walk, order, part
+from lpcc.passes.quantize.groups import Group, Interval, Quantized
 
 _TAILS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish"})
 _STEPS = (1.3, 1.3**0.5)
@@ -44,17 +44,17 @@ def refine_locally(
     Raises:
         ModelError: onnxruntime cannot run some part of the network.
     """
-    frontier = Frontier(model, feeds)
+    walk, made = Walk(model, feeds), order(model)
     found = {}
-    ends = {group.tensors: max(map(frontier.place, group.tensors)) for group in groups}
+    ends = {group.tensors: max(made[name] for name in group.tensors) for group in groups}
     ordered = sorted(groups, key=lambda group: ends[group.tensors])
     for done, group in enumerate(ordered):
         progress(done, len(groups))
         waiting = {name for later in ordered[done:] for name in later.tensors}
-        frontier.advance(ends[group.tensors], waiting)
+        walk.to(*group.tensors, keep=waiting)
         candidates = distinct(group, starts)
         outputs = readers(model, group)
-        held = [{name: values[name] for name in group.tensors} for values in frontier.held]
+        held = [{name: values[name] for name in group.tensors} for values in walk.held]
         expected = _run(model, held, outputs)
         quantized = Quantized(model, group, held, outputs, threads=1)
 
@@ -143,7 +143,7 @@ def _run(model: onnx.ModelProto, held: Feeds, outputs: Sequence[str]) -> list[di
     missing = [name for name in outputs if name not in held[0]]
     if not missing:
         return [{name: values[name] for name in outputs} for values in held]
-    session = Session(part(model, missing, held[0]))
+    session = Session(part(model, missing, held))
     names = [spec.name for spec in session.inputs]
     return [
         {**{name: values[name] for name in outputs if name in values}, **session.run({n: values[n] for n in names})}

@@ -19,7 +19,7 @@ from lpcc.graph import clone, to_proto
 from lpcc.passes.quantize.admission import note_batch_norms, refusal
 from lpcc.passes.quantize.bits import WeightBits, Width, parse_bits, raised, with_weights
 from lpcc.passes.quantize.emit import WeightScheme, Writer
-from lpcc.passes.quantize.frontier import Group
+from lpcc.passes.quantize.groups import Group
 from lpcc.passes.quantize.local import Choice
 from lpcc.passes.quantize.lowering import lower
 from lpcc.passes.quantize.operators import Role

@@ -14,7 +14,7 @@ import onnx_graphsurgeon as gs
 from lpcc.calibrate import Extremes, Method, Statistics, collect, joint
 from lpcc.calibrate.apart import used_and_apart
 from lpcc.data import Dataset
-from lpcc.passes.quantize.frontier import Group
+from lpcc.passes.quantize.groups import Group
 from lpcc.passes.quantize.local import Choice, refine_locally
 from lpcc.passes.quantize.placement import Placement
 from lpcc.passes.quantize.refine import closest, outputs_of, refine

@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 
+from lpcc.calibrate.parts import Array, Feeds, Walk, order
 from lpcc.errors import ModelError
-from lpcc.passes.quantize.frontier import Array, Feeds, Frontier, Group, Interval, Quantized
+from lpcc.passes.quantize.groups import Group, Interval, Quantized
 from lpcc.passes.quantize.local import Choice, Progress, descend, distinct
 from lpcc.quality.noise import Noise, noise_parts
 
@@ -57,14 +58,14 @@ def refine(
     Raises:
         ModelError: onnxruntime cannot run some part of the network.
     """
-    frontier = Frontier(model, feeds, _HELD_BYTES)
+    walk, made = Walk(model, feeds, limit=_HELD_BYTES), order(model)
     outputs = [info.name for info in model.graph.output]
-    places = {group.tensors: min(map(frontier.place, group.tensors)) for group in groups}
+    firsts = {group.tensors: min(group.tensors, key=lambda name: made[name]) for group in groups}
     found = {}
-    for done, group in enumerate(sorted(groups, key=lambda group: places[group.tensors])):
+    for done, group in enumerate(sorted(groups, key=lambda group: made[firsts[group.tensors]])):
         progress(done, len(groups))
-        frontier.advance(places[group.tensors])
-        quantized = Quantized(model, group, frontier.held, outputs, _threads())
+        walk.to(firsts[group.tensors])
+        quantized = Quantized(model, group, walk.held, outputs, _threads())
 
         def noise(interval: Interval, quantized: Quantized = quantized) -> float:
             return noise_parts(zip(expected, quantized.run(interval), strict=True)).relative_to(whole)

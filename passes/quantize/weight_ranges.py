@@ -19,10 +19,10 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.calibrate.parts import Feeds, Walk, order
 from lpcc.formats.affine import Array, Params, quantize, quantize_weights
 from lpcc.formats.clipping import SHARES, best_magnitudes, largest_magnitudes, squared_error_magnitudes
 from lpcc.passes.quantize.emit import WeightScheme, contraction
-from lpcc.passes.quantize.frontier import Feeds, Frontier
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement, Unit
 
@@ -51,16 +51,15 @@ def by_output_error(
     Raises:
         ModelError: onnxruntime cannot run the network.
     """
-    frontier = Frontier(model, feeds)
+    walk, made = Walk(model, feeds), order(model)
     nodes = {output: node for node in model.graph.node for output in node.output}
-    units = sorted(_layers(placement), key=lambda unit: frontier.place(unit.node.inputs[0].name))
+    units = sorted(_layers(placement), key=lambda unit: made[unit.node.inputs[0].name])
     found: dict[str, Array] = {}
     for unit in units:
         operand, weight = unit.node.inputs[:2]
-        frontier.advance(frontier.place(operand.name))
-        if weight.name in found or operand.name not in frontier.held[0]:
+        if weight.name in found or isinstance(operand, gs.Constant):
             continue
-        values = [held[operand.name] for held in frontier.held]
+        values = walk.values(operand.name)
         scale = {**params, **placement.fixed}[id(placement.leaders[id(operand)])]
         layer = _Layer(model, nodes[unit.node.outputs[0].name], operand.name, unit.node)
         found[weight.name] = layer.magnitudes(values, scale, scheme)

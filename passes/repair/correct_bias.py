@@ -13,7 +13,7 @@ from lpcc import edit
 from lpcc.analysis.quantized import QuantizedLayer, quantized_layers
 from lpcc.calibrate.apart import used_and_apart
 from lpcc.calibrate.channels import image_means
-from lpcc.calibrate.staged import Staged
+from lpcc.calibrate.parts import Feeds, Walk
 from lpcc.graph import clone, to_proto
 from lpcc.match import NoMatch
 from lpcc.passes.normalize.linear import Linear
@@ -23,7 +23,6 @@ from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass
 from lpcc.quality.noise import Noise, noise_parts
 
 Array = np.ndarray[Any, Any]
-Feeds = Sequence[Mapping[str, Array]]
 
 _INT32 = 2**31 - 1
 _IMAGES = 128
@@ -139,19 +138,19 @@ def _measured_shifts(
     """By layer what its bias must lose (C,), layer after layer, each with those before it corrected."""
     outputs = {label: pair.float_node.outputs[0].name for label, pair in pairs.items()}
     expected = image_means(to_proto(before), outputs.values(), feeds)
-    staged = Staged(to_proto(graph), feeds)
+    walk = Walk(to_proto(graph), feeds)
     shifts = {}
     for done, (label, pair) in enumerate(pairs.items()):
         ctx.progress("correct biases", done, len(pairs))
         name = pair.layer.node.outputs[0].name
         if outputs[label] not in expected:
             continue
-        values = staged.values(name)
+        values = walk.values(name)
         means = np.concatenate([v.reshape(*v.shape[:2], -1).mean(axis=2, dtype=np.float64) for v in values])
         shift = _rounded(pair.layer, _certain(means - expected[outputs[label]]))
         if shift.any():
             shape = (1, -1, *[1] * (values[0].ndim - 2))
-            staged.replace(name, [(v - shift.reshape(shape)).astype(v.dtype) for v in values])
+            walk.replace(name, [(v - shift.reshape(shape)).astype(v.dtype) for v in values])
             shifts[label] = shift
     return shifts
 

@@ -111,11 +111,12 @@ class _Run:
 
         self.how = how
         self.graph = graph
-        self.data = data
+        self.images = len(data)
+        self.batches = list(data.batches(_BATCH))
         self.changes = changes
         self.ctx = ctx
         self.float_model = to_proto(unquantized)
-        self.feeds = [feeds for batch, mask in self._masked() if (feeds := _only(batch, mask, data.fixed_batch))]
+        self.feeds = [feeds for batch, _, mask in self._masked() if (feeds := _only(batch, mask, data.fixed_batch))]
         session = Session(self.float_model, threads=os.cpu_count() or 1)
         self.expected = [session.run(feed) for feed in self.feeds]
 
@@ -123,10 +124,10 @@ class _Run:
         """Repair the layers `found`, which are in order."""
         before = self._noise()
         kept: list[tuple[Site, Undo]] = []
-        walk = Walk(self.data)
+        walk = Walk(to_proto(self.graph), [batch.feeds for batch in self.batches])
         for start in range(0, len(found), _AHEAD):
             some = found[start : start + _AHEAD]
-            limits = [self.how.per_image(site, len(self.data)) for site in some]
+            limits = [self.how.per_image(site, self.images) for site in some]
             for place, (site, limit, wanted) in enumerate(
                 zip(some, limits, self._targets(some, limits), strict=True), start
             ):
@@ -170,10 +171,8 @@ class _Run:
         solver = self.how.solver(site)
         apart: list[tuple[Array, Array]] = []
         reads = site.reads
-        masks = (mask for _, mask in self._masked())
-        for (batch, first, values), target, mask in zip(
-            walk.to(to_proto(self.graph), reads.tensor), wanted, masks, strict=True
-        ):
+        walk.model = to_proto(self.graph)
+        for (batch, first, mask), values, target in zip(self._masked(), walk.values(reads.tensor), wanted, strict=True):
             rows = reads.rows(values, batch, first, limit)
             if not (np.isfinite(rows).all() and np.isfinite(target).all()):
                 raise NoPatches("it reads or writes numbers that are not finite")
@@ -196,19 +195,17 @@ class _Run:
         names = list(dict.fromkeys(site.target for site in some))
         session = Session(part(self.float_model, names))
         found: list[list[Array]] = [[] for _ in some]
-        first = 0
-        for batch in self.data.batches(_BATCH):
+        for batch, first, _ in self._masked():
             values = session.run({spec.name: batch.feeds[spec.name] for spec in session.inputs}, names)
             for rows, site, limit in zip(found, some, limits, strict=True):
                 rows.append(site.wanted.rows(values[site.target], batch, first, limit))
-            first += batch.count
         return found
 
-    def _masked(self) -> Iterator[tuple[Batch, Array]]:
-        """The batches, each with which of its images are kept apart."""
-        every, first = min(_APART, len(self.data)), 0
-        for batch in self.data.batches(_BATCH):
-            yield batch, np.arange(first, first + batch.count) % every == every - 1
+    def _masked(self) -> Iterator[tuple[Batch, int, Array]]:
+        """The batches, each with the number of its first image and which of its images are kept apart."""
+        every, first = min(_APART, self.images), 0
+        for batch in self.batches:
+            yield batch, first, np.arange(first, first + batch.count) % every == every - 1
             first += batch.count
 
 

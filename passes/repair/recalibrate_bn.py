@@ -11,7 +11,7 @@ import onnx_graphsurgeon as gs
 from lpcc import edit
 from lpcc.analysis.purity import trains
 from lpcc.calibrate.apart import used_and_apart
-from lpcc.calibrate.staged import Staged
+from lpcc.calibrate.parts import Walk
 from lpcc.graph import to_proto
 from lpcc.passes.repair.held import images_held
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
@@ -56,18 +56,18 @@ class RecalibrateBatchNorm(Pass):
             return changes
         feeds, _ = used_and_apart(ctx.calibration, images_held(graph, _IMAGES), 0)
         model = to_proto(graph)
-        staged = Staged(model, feeds)
+        walk = Walk(model, feeds)
         nodes = {node.output[0]: node for node in model.graph.node if node.op_type == "BatchNormalization"}
         with edit.Edit(graph) as e:
             for done, node in enumerate(norms):
                 ctx.progress("re-estimate batch norms", done, len(norms))
-                found = self._statistics(node, staged.values(node.inputs[0].name))
+                found = self._statistics(node, walk.values(node.inputs[0].name))
                 if found is None:
                     changes.refuse(node, "its input holds numbers that are not finite")
                     continue
                 proto = nodes[node.outputs[0].name]
                 for index, values in zip((3, 4), found, strict=True):
-                    staged.set_constant(proto.input[index], values)
+                    walk.set_constant(proto.input[index], values)
                     old = node.inputs[index]
                     e.replace_input(node, index, e.constant(f"{old.name}_recalibrated", values))
                 changes.done(node, "statistics of batch norm re-estimated")

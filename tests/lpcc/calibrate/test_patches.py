@@ -8,13 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from lpcc.calibrate.parts import Walk, part
 from lpcc.calibrate.patches import NoPatches, Patches, Reader, Results, Window, places, read
 from lpcc.data import Dataset
-from lpcc.errors import ModelError
 from lpcc.formats.affine import Params
 from lpcc.graph import from_proto
-from lpcc.runtime import Session
 
 
 def layer(op: str, weights: np.ndarray, rank: int, **attrs: object) -> onnx.ModelProto:
@@ -140,57 +137,3 @@ def test_tensors_that_do_not_suit_the_window() -> None:
     ((batch, *_),) = ([batch] for batch in Dataset.from_arrays({"x": np.zeros((3, 1), np.float32)}).batches(8))
     with pytest.raises(NoPatches, match="does not count the images"):
         Patches("x", window).rows(np.zeros((2, 3, 4, 4), np.float32), batch, 0, 4)
-
-
-CHAIN = """<ir_version: 8, opset_import: ["": 17]>
-g (float[N,2] x) => (float[N,2] y) <float[2,2] v = {1, 2, 3, 4}, float[2,2] w = {1, 0, 0, 1}>
-{
-    a = MatMul(x, v)
-    b = Relu(a)
-    c = MatMul(b, w)
-    y = Add(c, a)
-}"""
-
-
-def test_a_part_runs_only_what_it_needs() -> None:
-    model = onnx.parser.parse_model(CHAIN)
-    found = part(model, ["b"])
-    assert [node.op_type for node in found.graph.node] == ["MatMul", "Relu"]
-    assert [tensor.name for tensor in found.graph.initializer] == ["v"]
-    given_a = part(model, ["y"], {"a": np.zeros((1, 2), np.float32), "x": np.zeros((1, 2), np.float32)})
-    assert [info.name for info in given_a.graph.input] == ["a"]
-    with pytest.raises(ModelError, match="`nowhere`"):
-        part(model, ["nowhere"])
-
-
-def test_a_walk_sees_weights_that_change_ahead_of_it() -> None:
-    model = onnx.parser.parse_model(CHAIN)
-    x = np.arange(-10, 10, dtype=np.float32).reshape(10, 2)
-    walk = Walk(Dataset.from_arrays({"x": x}))
-
-    def at(tensor: str) -> np.ndarray:
-        found = list(walk.to(model, tensor))
-        assert [first for _, first, _ in found] == [0, 8]
-        return np.concatenate([values for *_, values in found])
-
-    a = x @ np.array([[1, 2], [3, 4]], np.float32)
-    np.testing.assert_array_equal(at("x"), x)
-    np.testing.assert_array_equal(at("b"), np.maximum(a, 0))
-    w = np.array([[5, 0], [1, 2]], np.float32)
-    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.zeros((2, 2), np.float32), "v"))  # behind it
-    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(w, "w"))
-    np.testing.assert_array_equal(at("y"), np.maximum(a, 0) @ w + a)
-
-
-def test_a_walk_is_the_network(zoo) -> None:  # type: ignore[no-untyped-def]
-    name = "mlperf_resnet8_cifar10"
-    model = onnx.load(zoo.model(name))
-    data = Dataset.from_arrays(zoo.calib(name, 10))
-    tensors = [node.output[0] for node in model.graph.node][::3]
-    walk = Walk(data)
-    whole = Session(part(model, tensors))
-    feeds = zoo.calib(name, 10)
-    expected = whole.run({key: values[:8] for key, values in feeds.items()}, tensors)
-    for tensor in tensors:
-        (_, _, first), _ = walk.to(model, tensor)
-        np.testing.assert_allclose(first, expected[tensor], rtol=1e-3, atol=1e-3)

@@ -9,9 +9,10 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
+from lpcc.calibrate.parts import Walk
 from lpcc.data import Dataset
 from lpcc.graph import from_proto, to_proto
-from lpcc.passes.quantize.frontier import Frontier, Group
+from lpcc.passes.quantize.groups import Group
 from lpcc.passes.quantize.local import readers, refine_locally
 from lpcc.passes.quantize.ranging import Ranges
 from lpcc.passes.quantize.refine import closest, outputs_of, refine
@@ -151,20 +152,9 @@ def test_searches_mend_a_bad_range(factor):
 
 
 def _held(model, feeds, tensor):
-    frontier = Frontier(model, feeds)
-    frontier.advance(frontier.place(tensor), {tensor})
-    return frontier.held
-
-
-def test_the_frontier_holds_what_is_read_later():
-    frontier = Frontier(fire(), [{"x": images(4)}])
-    frontier.advance(frontier.place("r1"))
-    assert set(frontier.held[0]) == {"r0", "r1"}
-    frontier.advance(frontier.place("p"), {"r1"})
-    assert set(frontier.held[0]) == {"r1", "p"}
-    stuck = Frontier(fire(), [{"x": images(4)}], limit=10)
-    stuck.advance(stuck.place("r1"))
-    assert set(stuck.held[0]) == {"x"}
+    walk = Walk(model, feeds)
+    walk.to(tensor)
+    return walk.held
 
 
 def test_the_first_choice_wins_unless_another_is_clearly_better():

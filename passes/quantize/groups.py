@@ -1,11 +1,11 @@
-"""A float network stopped on its way over some images, with tensors behind that place quantised one group at a time.
+"""Tensors that share a scale, and a float network in which one such group is quantised, from some place of it on.
 
-What lies before a tensor need not run again for each range that is tried for it.
+What lies before the group (`lpcc.calibrate.parts.Walk`) need not run again for each range that is tried for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,11 +13,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from lpcc.calibrate.parts import part, reads
+from lpcc.calibrate.parts import Array, Feeds, part
 from lpcc.formats.affine import Params, activation_params, symmetric_params
 
-Array = np.ndarray[Any, Any]
-Feeds = Sequence[Mapping[str, Array]]
 Interval = tuple[float, float]
 
 
@@ -46,47 +44,6 @@ class Group:
         return activation_params(low, high, self.dtype)
 
 
-class Frontier:
-    """The main graph of `model` on its way over `feeds`; `held` has, for each feed, what is still to be read."""
-
-    def __init__(self, model: onnx.ModelProto, feeds: Feeds, limit: float = np.inf) -> None:
-        """Where the values of all feeds would take more than `limit` bytes it does not stop."""
-        self.model = model
-        self.held: list[dict[str, Array]] = [dict(feed) for feed in feeds]
-        self._place = 0
-        self._limit = limit
-        self._makers = {name: place for place, node in enumerate(model.graph.node) for name in node.output if name}
-        self._last: dict[str, int] = {}
-        for place, node in enumerate(model.graph.node):
-            self._last.update((name, place) for name in reads(node))
-        self._last.update((info.name, len(model.graph.node)) for info in model.graph.output)
-
-    def place(self, tensor: str) -> int:
-        """Number of nodes that have run once the tensor is there; 0 for an input."""
-        return self._makers.get(tensor, -1) + 1
-
-    def advance(self, place: int, keep: Collection[str] = ()) -> None:
-        """Go on until `place` nodes have run, holding what is read later, and what is to be kept."""
-        from lpcc.runtime import Session
-
-        if place <= self._place or not self.held:
-            return
-        nodes = self.model.graph.node[self._place : place]
-        made = {name for node in nodes for name in node.output if name}
-        wanted = [name for name in made if self._last.get(name, -1) >= place or name in keep]
-        stretch = part(self.model, wanted, self.held[0])
-        session = Session(stretch)
-        names = [spec.name for spec in session.inputs]
-        arrived: list[dict[str, Array]] = []
-        for held in self.held:
-            found = {name: value for name, value in held.items() if self._last.get(name, -1) >= place or name in keep}
-            found.update(session.run({name: held[name] for name in names}, wanted))
-            arrived.append(found)
-            if len(self.held) * sum(np.asarray(value).nbytes for value in found.values()) > self._limit:
-                return
-        self.held, self._place = arrived, place
-
-
 class Quantized:
     """A network from some values on, in which all readers of a group's tensors read them quantised."""
 
@@ -99,7 +56,7 @@ class Quantized:
         self._asked = {name: probed_name(name) if name in group.tensors else name for name in outputs}
         extra = _scale_inputs(group.params())
         probed = _probed(model, group.tensors, group.dtype)
-        proto = part(probed, list(self._asked.values()), {**held[0], **extra})
+        proto = part(probed, list(self._asked.values()), [{**values, **extra} for values in held])
         self._made = [info.name for info in proto.graph.output]
         self._session = Session(proto, threads=threads)
         self._names = [spec.name for spec in self._session.inputs if spec.name not in extra]
