@@ -12,12 +12,11 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
-from lpcc.analysis.macs import macs
-from lpcc.analysis.shapes import bind
 from lpcc.formats.affine import Array, Params
 from lpcc.graph import clone, to_proto
 from lpcc.passes.quantize.admission import note_batch_norms, refusal
 from lpcc.passes.quantize.bits import WeightBits, Width, parse_bits, raised, with_weights
+from lpcc.passes.quantize.effort import Effort
 from lpcc.passes.quantize.emit import WeightScheme, Writer
 from lpcc.passes.quantize.groups import Group
 from lpcc.passes.quantize.local import Choice
@@ -110,7 +109,7 @@ class Quantize(Pass):
     def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
         """Quantise the main graph with ranges made up, which no cost depends on."""
 
-        def write(graph: gs.Graph, _: Context, placement: Placement, scheme: Scheme) -> None:
+        def write(graph: gs.Graph, _: Context, placement: Placement, scheme: Scheme, __: Changes) -> None:
             groups = {
                 key: Group(tuple(t.name for t in tensors), -1.0, 1.0, placement.bounds.get(key, _UNBOUNDED), scheme[0])
                 for key, tensors in placement.measured.items()
@@ -120,7 +119,7 @@ class Quantize(Pass):
         return self._quantize(graph, ctx, write)
 
     def _quantize(
-        self, graph: gs.Graph, ctx: Context, write: Callable[[gs.Graph, Context, Placement, Scheme], None]
+        self, graph: gs.Graph, ctx: Context, write: Callable[[gs.Graph, Context, Placement, Scheme, Changes], None]
     ) -> Changes:
         changes = Changes()
         scheme = self._scheme(ctx)
@@ -140,7 +139,7 @@ class Quantize(Pass):
             width = placement.widths.get(edit.label(unit.node))
             changes.done(edit.label(unit.node), f"{edit.op(unit.node)} {where}{with_weights(width)}")
         ctx.unquantized = clone(graph)
-        write(graph, ctx, placement, scheme)
+        write(graph, ctx, placement, scheme, changes)
         return changes
 
     def _place(self, graph: gs.Graph, ctx: Context, changes: Changes) -> Placement:
@@ -187,7 +186,7 @@ class Quantize(Pass):
         kinds = {"u8": np.dtype(np.uint8), "s8": np.dtype(np.int8)}
         return kinds[activations], WeightScheme(64 if reduce_range else 127, per_channel)
 
-    def _write(self, graph: gs.Graph, ctx: Context, placement: Placement, scheme: Scheme) -> None:
+    def _write(self, graph: gs.Graph, ctx: Context, placement: Placement, scheme: Scheme, changes: Changes) -> None:
         """Find the ranges and rewrite the graph.
 
         The statistics and the search are kept, for the same graph to be quantised again with other layers skipped.
@@ -212,13 +211,15 @@ class Quantize(Pass):
             emit(trial, replace(self._place(trial, ctx, Changes()), widths=placement.widths), choice)
             return to_proto(trial)
 
-        work = _macs(graph)
-        choice = ranging.search(placement, scheme[0], work, attempt)
+        effort = Effort.of(graph)
+        if shortened := ranging.shortened(placement, scheme[0], effort):
+            changes.refuse(graph.name or "graph", shortened)
+        choice = ranging.search(placement, scheme[0], effort, attempt)
         if self.weight_ranges == "output":
             params = _params(ranging.groups(placement, scheme[0]), choice)
             magnitudes = ctx.keep(
                 f"quantize: weights for {options} {scheme} of {digest}",
-                lambda: by_output_error(model, placement, scheme[1], params, ranging.few(work)),
+                lambda: by_output_error(model, placement, scheme[1], params, ranging.few(effort)),
             )
         emit(graph, placement, choice)
 
@@ -239,11 +240,6 @@ def _emit(
 
 def _params(groups: Mapping[int, Group], choice: Choice) -> dict[int, Params]:
     return {key: group.params(choice.get(group.tensors)) for key, group in groups.items()}
-
-
-def _macs(graph: gs.Graph) -> int:
-    """Multiply-accumulates for one image."""
-    return sum(macs(graph, bind(graph)).values())
 
 
 def _target(ctx: Context) -> str:

@@ -12,8 +12,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lpcc.calibrate import Extremes, Method, Statistics, collect, joint
-from lpcc.calibrate.apart import used_and_apart
+from lpcc.calibrate.apart import BATCH, used_and_apart
 from lpcc.data import Dataset
+from lpcc.passes.quantize.effort import Effort
 from lpcc.passes.quantize.groups import Group
 from lpcc.passes.quantize.local import Choice, refine_locally
 from lpcc.passes.quantize.placement import Placement
@@ -31,7 +32,15 @@ _WORK = 16_000_000_000
 _IMAGES = (8, 128)
 _LOCAL_WORK = 4_000_000_000
 _LOCAL_IMAGES = (4, 32)
-_APART = 64
+_APART = (8, 64)
+_TRIES = 7
+"""Ranges that are tried for a tensor, about."""
+_SEARCH = 6_000_000_000_000
+"""Work that a search may be in all (see `lpcc.passes.quantize.effort`): about a minute on two cores."""
+_JUDGING = 1_500_000_000_000
+"""Work that it may be to judge what the searches found."""
+_FEWEST = 4
+"""Images below which a search by the outputs is given up."""
 _UNBOUNDED = (-np.inf, np.inf)
 
 
@@ -70,44 +79,66 @@ class Ranging:
         return self._groups(placement, dtype, _STARTS[0] if asked == "auto" or asked == "output" else asked)
 
     def search(
-        self, placement: Placement, dtype: np.dtype, macs: int, attempt: Callable[[Choice], onnx.ModelProto]
+        self, placement: Placement, dtype: np.dtype, effort: Effort, attempt: Callable[[Choice], onnx.ModelProto]
     ) -> Choice:
         """Ranges by the errors that they cause, for the options that ask for that; none for the others.
 
-        `macs` are the multiply-accumulates for one image; `attempt` quantises the network with a choice of ranges.
+        `effort` is that of the float network; `attempt` quantises the network with a choice of ranges.
         """
         searches = {"output": self._by_layers, "auto": self._by_network}
         if self._options.ranges not in searches:
             return {}
         name = f"quantize: ranges by {self._options} for {self._key} {dtype}"
         search = searches[self._options.ranges]
-        return self._ctx.keep(name, lambda: search(placement, dtype, macs, attempt))
+        return self._ctx.keep(name, lambda: search(placement, dtype, effort, attempt))
 
-    def few(self, macs: int) -> list[dict[str, np.ndarray]]:
+    def shortened(self, placement: Placement, dtype: np.dtype, effort: Effort) -> str | None:
+        """Why the search is less than what was asked for; None where it is not."""
+        groups = list(self.groups(placement, dtype).values())
+        if self._options.ranges != "auto" or self._affordable(groups, effort) >= _FEWEST:
+            return None
+        return (
+            f"ranges chosen by layers and judged by the outputs: to try those of {len(groups)} tensors by the outputs, "
+            f"on {_FEWEST} images, would take minutes"
+        )
+
+    def few(self, effort: Effort) -> list[dict[str, np.ndarray]]:
         """Images to look at single layers with, in one batch; the fewer, the more work an image is."""
-        count = int(np.clip(_LOCAL_WORK // max(1, macs), *_LOCAL_IMAGES))
+        count = int(np.clip(_LOCAL_WORK // max(1, effort.macs), *_LOCAL_IMAGES))
+        count = max(1, min(count, _SEARCH // (_TRIES * max(1, effort.work))))
         return [batch.feeds for batch in self._data.head(count).batches(count)]
 
-    def _by_layers(self, placement: Placement, dtype: np.dtype, macs: int, _: object) -> Choice:
+    def _by_layers(self, placement: Placement, dtype: np.dtype, effort: Effort, _: object) -> Choice:
         starts = self._starts(placement, dtype)
-        feeds = self.few(macs)
+        feeds = self.few(effort)
         groups = list(self.groups(placement, dtype).values())
         progress = partial(self._ctx.progress, "ranges by layers")
         return refine_locally(self._model, groups, starts, feeds, progress)
 
     def _by_network(
-        self, placement: Placement, dtype: np.dtype, macs: int, attempt: Callable[[Choice], onnx.ModelProto]
+        self, placement: Placement, dtype: np.dtype, effort: Effort, attempt: Callable[[Choice], onnx.ModelProto]
     ) -> Choice:
-        local = self._by_layers(placement, dtype, macs, None)
-        starts = [local, *self._starts(placement, dtype)]
-        used, apart = used_and_apart(self._data, int(np.clip(_WORK // max(1, macs), *_IMAGES)), _APART)
-        expected = outputs_of(self._model, used)
-        expected_apart = expected if apart is used else outputs_of(self._model, apart)
-        whole = noise_parts(zip(expected, outputs_of(attempt(local), used), strict=True))
+        local = self._by_layers(placement, dtype, effort, None)
+        choices = [local, *self._starts(placement, dtype)]
         groups = list(self.groups(placement, dtype).values())
-        progress = partial(self._ctx.progress, "ranges by outputs")
-        refined = refine(self._model, groups, starts, used, expected, whole, progress)
-        return closest([refined, *starts], attempt, apart, expected_apart)
+        count = self._affordable(groups, effort)
+        judged = int(np.clip(_JUDGING // max(1, effort.work * (len(choices) + 2)), *_APART))
+        used, apart = used_and_apart(self._data, max(count, BATCH), judged)
+        expected_apart = outputs_of(self._model, apart)
+        if count >= _FEWEST:
+            if count < BATCH:
+                used = [batch.feeds for batch in self._data.head(count).batches(BATCH)]
+            expected = expected_apart if apart is used else outputs_of(self._model, used)
+            whole = noise_parts(zip(expected, outputs_of(attempt(local), used), strict=True))
+            progress = partial(self._ctx.progress, "ranges by outputs")
+            choices.insert(0, refine(self._model, groups, choices, used, expected, whole, progress))
+        self._ctx.progress("ranges judged", 0, 0)
+        return closest(choices, attempt, apart, expected_apart)
+
+    def _affordable(self, groups: Sequence[Group], effort: Effort) -> int:
+        """Images that ranges can be tried on by the outputs."""
+        of_one = _TRIES * sum(effort.after(group.tensors) for group in groups)
+        return min(int(np.clip(_WORK // max(1, effort.macs), *_IMAGES)), _SEARCH // max(1, of_one))
 
     def _starts(self, placement: Placement, dtype: np.dtype) -> list[Choice]:
         found = [self._groups(placement, dtype, method) for method in _STARTS]
