@@ -181,6 +181,8 @@ class _Tying:
         for other in channels:
             if first is None or other is None or len(first) != len(other):
                 return f"the operands of {op} differ in channels"
+        if len({self._rank(t) for t in [*node.inputs, node.outputs[0]]}) > 1:
+            return f"the operands of {op} differ in rank"
         for other in channels[1:]:
             if first is not None and other is not None:
                 self._join(first, other)
@@ -199,7 +201,7 @@ class _Tying:
                 held is not None and all(self._root(int(c)) in self._held for c in held)
             ):
                 continue
-            if channels is not None and result is not None:
+            if channels is not None and result is not None and self._rank(source) == self._rank(node.outputs[0]):
                 return self._tie(channels, result, op)
         return f"{op} multiplies two activations"
 
@@ -267,6 +269,9 @@ class _Tying:
         if before < 0 or after < 0 or (not filled and (before or after)) or widths[0] or widths[rank]:
             return None
         return np.concatenate([self._fresh(before), source, self._fresh(after)])
+
+    def _rank(self, tensor: gs.Tensor) -> int:
+        return len(self._shapes.of(tensor) or ())
 
     def _channels(self, tensor: gs.Tensor) -> Array | None:
         """The channels (axis 1) of an activation, made when first asked for; None where it has none."""

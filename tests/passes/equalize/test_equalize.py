@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import lpcc
+from lpcc.analysis.types import annotate
 from lpcc.calibrate.channels import measure_channels
 from lpcc.data import Dataset
 from lpcc.graph import clone, from_proto, load, to_proto
@@ -200,6 +201,19 @@ def test_what_is_not_homogeneous_keeps_its_scale(model, reason):
     assert not record.changes
     assert any(reason in refusal.reason for refusal in record.changes.refused)
     assert to_proto(graph).graph.initializer == to_proto(from_proto(model)).graph.initializer
+
+
+def test_operands_of_other_rank_are_not_tied_by_as_many_channels():
+    net = _Net(0, channels=8)
+    net.input = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, 8, 8])
+    a = net.add("Relu", [net.conv("x", 8, 8)])
+    pooled = net.add("GlobalAveragePool", [net.add("Relu", [net.conv(a, 8, 8)])])
+    along_width = net.add("Add", [a, net.add("Flatten", [pooled])])
+    model = net.model(net.conv(along_width, 8, 4))
+    graph = from_proto(model)
+    annotate(graph)
+    Equalize(by="weights").run(graph, Context())
+    assert_equivalent(model, to_proto(graph))
 
 
 def test_tensor_read_by_a_subgraph_keeps_its_scale():
