@@ -69,7 +69,7 @@ def noise_parts(pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]]
             signal[name] = signal.get(name, 0.0) + float(np.square(reference).sum())
             error[name] = error.get(name, 0.0) + float(np.square(result - reference).sum())
             if scores(value) is not None:
-                p, q = _log_probabilities(reference), _log_probabilities(result)
+                p, q = _log_probabilities(reference, result)
                 divergences.setdefault(name, []).append((np.exp(p) * (p - q)).sum(axis=1))
     energy = {name: error[name] / signal[name] for name in signal if signal[name] > 0}
     return Noise(
@@ -78,11 +78,21 @@ def noise_parts(pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]]
     )
 
 
-def _log_probabilities(output: Array) -> Array:
-    """Logarithms of the class probabilities (N, C) of scores, which may be probabilities already or logits."""
-    rows = output.reshape(len(output), -1)
-    if rows.min() >= 0 and np.allclose(rows.sum(axis=1), 1, atol=1e-3):
-        return np.log(np.maximum(rows, 1e-9))
-    rows = rows - rows.max(axis=1, keepdims=True)
+def _log_probabilities(reference: Array, result: Array) -> tuple[Array, Array]:
+    """Logarithms of the class probabilities (N, C) of scores, which may be probabilities already or logits.
+
+    The reference tells which: rounded probabilities need not add up to one. Where rounding made zeros of some, what is
+    less than half of the least number left counts as that half in both.
+    """
+    p, q = (output.reshape(len(output), -1) for output in (reference, result))
+    if p.min() >= 0 and np.allclose(p.sum(axis=1), 1, atol=1e-3):
+        left = q[q > 0]
+        floor = max(1e-9, float(left.min()) / 2) if len(left) and len(left) < q.size else 1e-9
+        p, q = np.log(np.maximum(p, floor)), np.log(np.maximum(q, floor))
+    return _normalised(p), _normalised(q)
+
+
+def _normalised(logits: Array) -> Array:
+    rows = logits - logits.max(axis=1, keepdims=True)
     shifted: Array = rows - np.log(np.exp(rows).sum(axis=1, keepdims=True))
     return shifted
