@@ -82,7 +82,7 @@ class MixedPrecision(Pass):
     speedup: Annotated[float, Range(min=0.01)] | None = None
     """How many times as fast as the float network the result must be on the target."""
     choices: tuple[str, ...] = ("8", "4+8:50%", "4+8:25%", "4")
-    """What each layer may be given: 2, 4, 8 or float, or 4+8:25% as `quantize` takes it."""
+    """What each layer may be given: 2, 4, 8, 16 (its activations) or float, or 4+8:25% as `quantize` takes it."""
     using: str = "quantize"
     """The pass that writes the result: `quantize` with its options."""
     cache: str = ""
@@ -105,8 +105,9 @@ class MixedPrecision(Pass):
         if not layers or data is None:
             return self._using().run(graph, ctx)  # which says why
         subject = self._subject(graph, layers, ctx, data)
-        # A layer by itself would often not pay for its conversions.
-        alone = replace(subject, item=replace(self._quick(), min_work=0.0))
+        # A layer by itself would often not pay for its conversions, and those that never do are none of its choices.
+        quick = self._quick()
+        alone = replace(subject, item=replace(quick, min_work=0.0, skip=(*quick.skip, *prices.others())))
         table = self._table(alone, layers, ctx)
         if self.max_drop is not None and math.isnan(table.of(FLOAT).values["agreement"]):
             return _refused(graph, "`max-drop` counts changes of the highest class, and no output is class scores")
@@ -226,10 +227,10 @@ class MixedPrecision(Pass):
 
 
 def _damage(table: Table, layer: str, choice: str) -> float:
-    """Noise that a choice adds to that of 8 bits. What it takes away by chance counts for nothing."""
+    """Noise that a choice adds to that of 8 bits. What one of fewer bits takes away by chance counts for nothing."""
     alone = table.damage(FLOAT, layer, choice)
     added = alone - table.damage(FLOAT, layer, _BASE)
-    return added if choice == FLOAT else max(added, 0.0)
+    return added if choice in (FLOAT, "16") else max(added, 0.0)
 
 
 def _real(subject: Subject, prices: Prices, ctx: Context) -> Callable[[Assignment], Outcome]:

@@ -15,7 +15,7 @@ from lpcc.analysis.types import annotate
 from lpcc.cost import CostModel
 from lpcc.formats.narrow import limits
 from lpcc.graph import clone
-from lpcc.passes.quantize import Quantize
+from lpcc.passes.quantize import Quantize, sixteen
 from lpcc.passes.quantize.bits import format_choices, parse_choice, wide_channels
 from lpcc.passes.quantize.emit import contraction
 from lpcc.passes.quantize.weights import layer_weights
@@ -46,6 +46,11 @@ class Prices:
         quantized = {rewrite.node for rewrite in changes.rewrites}
         return [layer for layer in self._nodes if layer in quantized]
 
+    def others(self) -> list[str]:
+        """The layers that stay in float whatever is chosen, in order."""
+        chosen = set(self.layers())
+        return [layer for layer in self._nodes if layer not in chosen]
+
     def sketched(self, assignment: Mapping[str, str]) -> gs.Graph:
         """The network with these choices, its ranges made up."""
         trial = clone(self.graph)
@@ -57,7 +62,7 @@ class Prices:
         """Bytes of a layer's weights: integers, and the order of the channels where it takes one."""
         values, _, axis = contraction(self._nodes[layer])
         width, channels = parse_choice(choice), int(values.shape[axis])
-        if width is None or width.activations > 8:
+        if width is None or (width.activations > 8 and sixteen.refusal(self.ctx.target) is not None):
             return int(values.size) * _FLOAT_BYTES
         wide = wide_channels(width, channels)
         each = int(values.size) // max(channels, 1)

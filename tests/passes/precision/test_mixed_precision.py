@@ -191,6 +191,20 @@ def test_the_guard_asks_again_without_measuring_again(model, monkeypatch):
     assert calls == [1]
 
 
+def test_layers_that_are_no_choice_stay_in_float_while_others_are_measured(model, monkeypatch):
+    import lpcc.sensitivity as room
+
+    graph, ctx = graph_of(model), context(model)
+    tables = []
+    original = room.measure
+    monkeypatch.setattr(room, "measure", lambda *a, **k: (tables.append(original(*a, **k)), tables[-1])[1])
+    MixedPrecision(using="quantize{ranges=mse min-work=0 keep=second}", processes=1, size=0.9).run(graph, ctx)
+    assert tables[0].of("float").values["noise"] < 1e-9
+    monkeypatch.setattr("lpcc.passes.precision.prices.Prices.layers", lambda _: ["first", "third"])
+    MixedPrecision(using=QUICK, processes=1, size=0.9).run(graph_of(model), context(model))
+    assert tables[1].of("float").values["noise"] < 1e-9
+
+
 def test_a_sketch_needs_no_images(model):
     graph = graph_of(model)
     changes = MixedPrecision(using=QUICK, size=0.6).sketch(graph, Context(target=Target.load("x86-avx512-vnni")))
