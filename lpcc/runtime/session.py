@@ -22,6 +22,7 @@ MESSAGE_LIMIT = 1_900_000_000
 """Bytes that a model may have in one file: protobuf refuses to write a message of 2 GiB."""
 _REUSE_LIMIT = 2000
 """Nodes up to which onnxruntime plans the reuse of memory, which takes it quadratic time: 36 s at 20,000 nodes."""
+_SIGNED = "session.qdqisint8allowed"
 _FATAL_ONLY = 4  # severities of onnxruntime's log: errors reach the user as exceptions
 
 _TYPES = {
@@ -40,8 +41,9 @@ class Session:
     `threads` is the number of threads within a node (nodes run one after another). ``optimise=False`` turns all of
     onnxruntime's graph optimisations off, as a reference run wants (some of its fusions are wrong). ``arena=False``
     gives memory back after each run, for measuring memory. ``signed=True`` leaves activations of signed 8 bits what
-    they are, as onnxruntime does on Arm; on x86 it makes unsigned ones of them, where it can. Raises ModelError when
-    onnxruntime refuses the model.
+    they are, as onnxruntime does on Arm; on x86 it makes unsigned ones of them, where it can. It then refuses some
+    models that it made so itself (from opset 21 on, where it moved a QuantizeLinear past a Transpose): those are loaded
+    as with ``signed=True``. Raises ModelError when onnxruntime refuses the model.
     """
 
     def __init__(
@@ -60,9 +62,9 @@ class Session:
         options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
         options.enable_cpu_mem_arena = arena
         if signed:
-            options.add_session_config_entry("session.qdqisint8allowed", "1")
+            options.add_session_config_entry(_SIGNED, "1")
         options.enable_mem_reuse = _nodes(model) <= _REUSE_LIMIT
-        self.raw: onnxruntime.InferenceSession = open_session(model, options)
+        self.raw: onnxruntime.InferenceSession = _opened(model, options, retry=optimise and not signed)
         """onnxruntime's own session, for what this class does not offer."""
         self.inputs: tuple[TensorSpec, ...] = tuple(map(_spec, self.raw.get_inputs()))
         if not isinstance(model, bytes | str | Path):
@@ -102,6 +104,19 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     return options
+
+
+def _opened(
+    model: onnx.ModelProto | bytes | str | Path, options: onnxruntime.SessionOptions, *, retry: bool
+) -> onnxruntime.InferenceSession:
+    """The model in onnxruntime; where that spoils its QuantizeLinear nodes, with signed integers left as they are."""
+    try:
+        return open_session(model, options)
+    except ModelError as error:
+        if not retry or "output_dtype" not in str(error):
+            raise
+        options.add_session_config_entry(_SIGNED, "1")
+        return open_session(model, options)
 
 
 def open_session(

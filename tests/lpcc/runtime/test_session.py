@@ -125,3 +125,24 @@ def test_sequences_pass_through() -> None:
     out = s.run({"x": X})["y"]
     assert isinstance(out, list)
     assert len(out) == 2
+
+
+def test_signed_integers_in_front_of_a_transpose_load_at_every_opset() -> None:
+    """On x86 onnxruntime 1.31 refuses what it made of such a model of opset 21 itself."""
+    scale, zero = numpy_helper.from_array(np.float32(0.1), "s"), numpy_helper.from_array(np.int8(0), "z")
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["x", "s", "z"], ["q"]),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+            helper.make_node("Transpose", ["d"], ["t"], perm=[1, 0]),
+            helper.make_node("Exp", ["t"], ["y"]),
+        ],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3, 2])],
+        [scale, zero],
+    )
+    for opset in (17, 21):
+        proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+        (found,) = Session(proto).run({"x": X}).values()
+        np.testing.assert_allclose(found, np.exp(X.T), rtol=1e-4)
