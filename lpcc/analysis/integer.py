@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from lpcc.analysis.runtimes.base import IntegerRules
 
 _BYTES = ("int8", "uint8")
+_WIDE = "int16"
 
 Params = tuple[object, object]
 """Scale and zero point: their values where they are constants, else the identities of their tensors."""
@@ -24,7 +25,7 @@ Params = tuple[object, object]
 
 @dataclass(frozen=True)
 class Held:
-    """A tensor as the runtime holds it: `dtype` is an 8-bit one where the graph says float and Q/DQ were removed."""
+    """A tensor as the runtime holds it: `dtype` is one of integers where the graph says float and Q/DQ were removed."""
 
     tensor: gs.Tensor
     dtype: np.dtype
@@ -40,6 +41,11 @@ class Group:
     outputs: list[Held]
     scheme: str
     op: str
+
+    @property
+    def format(self) -> str:
+        """Number format that the kernel computes in: ``int8``, or ``int16`` where activations have 16 bits."""
+        return _WIDE if self.scheme.startswith(("s16", _WIDE)) else "int8"
 
 
 class Integers:
@@ -91,7 +97,7 @@ class Integers:
             return True
         params = _params(node)
         dtype = self._effective(source, rules.dtype_of(source))
-        if params is None or dtype.name not in _BYTES:
+        if params is None or not (dtype.name in _BYTES or (dtype.name == _WIDE and self._how.wide)):
             return False
         self._held[id(out)] = Held(self.holder(source), dtype, params)
         self._makers[id(out)] = node
@@ -113,6 +119,8 @@ class Integers:
         `nodes` are one, or a matrix product and the constant bias that is added to it.
         """
         node = nodes[0]
+        if op in rules.QUANTIZE:
+            return self._requantise(node, op)
         if op in self._how.moves:
             return self._move(node, op, outputs)
         listed = self._how.operators.get(op, self._how.otherwise)
@@ -133,7 +141,13 @@ class Integers:
                 formats.append(rules.dtype_of(self._weights[id(tensor)].inputs[0]))
             else:
                 return None
-        if not read or any(dtype.name not in _BYTES for dtype in formats):  # int4 and the like are dequantised
+        is_wide = op in self._how.wide and bool(formats) and formats[0].name == _WIDE
+        if is_wide and len(formats) > 1 and op in ("Conv", "Gemm", "MatMul"):
+            is_wide = formats[1].name == "int8" and _is_plain(node, op)
+        elif is_wide:
+            is_wide = len(set(formats)) == 1
+        is_narrow = all(dtype.name in _BYTES for dtype in formats)  # int4 and the like are dequantised
+        if not read or not (is_narrow or is_wide):
             return None
         bias = edit.inp(node, 2) if op in ("Conv", "Gemm") and len(nodes) == 1 else None
         if bias is not None and id(bias) not in self._weights and not constant(bias):
@@ -146,10 +160,22 @@ class Integers:
         scheme = rules.scheme(formats[0], formats[1] if contraction else formats[0])
         return self._close(nodes, op, read, formats[0], scheme, outputs)
 
+    def _requantise(self, node: gs.Node, op: str) -> Group | None:
+        """The one kernel of a DequantizeLinear and this QuantizeLinear between 8 bits and 16."""
+        held = self._held.get(id(node.inputs[0]))
+        written = self._written(node)
+        if held is None or not self._how.wide or _params(node) is None:
+            return None
+        if {held.dtype.name, written.name} not in ({"int8", _WIDE}, {"uint8", _WIDE}):
+            return None
+        return Group((node,), [held], [Held(node.outputs[0], written)], _WIDE, op)
+
     def _move(self, node: gs.Node, op: str, outputs: set[int]) -> Group | None:
         """The kernel of a node that only moves data, if it runs on integers: its outputs are held like its input."""
         held = self._held.get(id(node.inputs[0])) if node.inputs else None
         if held is None or edit.attr(node, "mode", "nearest") not in (b"nearest", "nearest"):
+            return None
+        if held.dtype.name == _WIDE and op not in self._how.wide:
             return None
         live = [tensor for tensor in node.outputs if tensor.name]
         if op in self._how.passes_on:
@@ -232,6 +258,14 @@ def _only_reader(tensor: gs.Tensor, outputs: set[int]) -> gs.Node | None:
         return None
     reader: gs.Node = tensor.outputs[0]
     return reader
+
+
+def _is_plain(node: gs.Node, op: str) -> bool:
+    """Whether a layer is none of those convolutions in groups that are not depthwise."""
+    if op != "Conv" or edit.attr(node, "group", 1) == 1:
+        return True
+    shape = node.inputs[1].shape
+    return shape is not None and len(shape) > 1 and shape[1] == 1
 
 
 def contains(quantize: gs.Node, activation: gs.Node) -> bool:

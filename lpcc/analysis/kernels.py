@@ -33,7 +33,8 @@ class Kernel:
 
     `op` is the operator that it amounts to, which may be none of the graph's (``LayerNormalization``).
     `kind` is one of ``lpcc.cost.kinds`` or ``view`` (no data is touched); `dtype` the format that it computes in,
-    ``int8`` for all integer kernels, whose `scheme` tells activations and weights apart (``u8s8``). `channels` are the
+    ``int8`` for integer kernels, whose `scheme` tells activations and weights apart (``u8s8``), or ``int16`` for those
+    with activations of 16 bits. `channels` are the
     output channels of a group, which the kernel pads; 0 where that does not apply. `elements` are output elements,
     times the window for pooling; input elements for reductions. `geometry` are its loop bounds. `inner` is how deep
     in nested graphs it is, `blocked` whether it works in a layout of the runtime's own, blocks of channels or channels
@@ -193,7 +194,7 @@ class _Walk:
         members = (*group.nodes, *self.integers.weights_of(group.nodes))
         kind = self.runtime.kind(node, op, self.facts)
         self._wait(
-            group.nodes, self._kernel(op, kind, "int8", group.scheme, node, members, group.inputs, group.outputs)
+            group.nodes, self._kernel(op, kind, group.format, group.scheme, node, members, group.inputs, group.outputs)
         )
 
     def _convert(self, tensor: gs.Tensor, held: Held) -> None:

@@ -102,8 +102,8 @@ def bits(dtype: np.dtype) -> int:
 
 
 def scheme(activations: np.dtype, weights: np.dtype) -> str:
-    """Name of an int8 scheme: ``u8s8``."""
-    return "".join("u8" if dtype.kind == "u" else "s8" for dtype in (activations, weights))
+    """Name of a scheme of integers: ``u8s8``, ``s16s8``."""
+    return "".join(f"{'u' if dtype.kind == 'u' else 's'}{8 * dtype.itemsize}" for dtype in (activations, weights))
 
 
 def format_of(node: gs.Node, op: str, integers: Integers) -> tuple[str, str]:

@@ -89,7 +89,11 @@ class Prices:
         return self.latency(trial)
 
     def added_milliseconds(self, layers: Sequence[str], choices: Iterable[str]) -> dict[tuple[str, str], float]:
-        """By layer and choice: what changing this layer alone adds to the latency with all layers at 8 bits."""
+        """By layer and choice: what changing this layer alone adds to the latency with all layers at 8 bits.
+
+        For activations of 16 bits it is the mean of that and of what the layer adds as the last of all: alone among
+        layers of 8 bits it would be charged with conversions that vanish next to others like it.
+        """
         base = dict.fromkeys(layers, "8")
         start = self.milliseconds(base)
         target = self.ctx.target
@@ -97,9 +101,14 @@ class Prices:
         added = {}
         for choice in choices:
             width = parse_choice(choice)
+            is_wide = width is not None and width.activations == 16
+            last = self.milliseconds(dict.fromkeys(layers, choice)) if is_wide else 0.0
             same = choice == "8" or (width is not None and width.activations == 8 and not packed)
             for layer in layers:
                 added[layer, choice] = 0.0 if same else self.milliseconds({**base, layer: choice}) - start
+                if is_wide:
+                    before = self.milliseconds({**dict.fromkeys(layers, choice), layer: "8"})
+                    added[layer, choice] = (added[layer, choice] + last - before) / 2
         return added
 
     def latency(self, graph: gs.Graph) -> float:

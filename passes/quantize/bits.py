@@ -52,6 +52,17 @@ class Width:
         return max(OPSETS[self.bits], 21 if self.activations == 16 else 0)
 
 
+@dataclass(frozen=True)
+class Formats:
+    """Which nodes compute in 16 bits, and which only convert between 8 and 16, by name; `wide` has some of the latter.
+
+    The names of nodes hold for copies of the graph as well.
+    """
+
+    wide: frozenset[str] = frozenset()
+    converts: frozenset[str] = frozenset()
+
+
 FLOAT: Final = "float"
 
 
@@ -104,8 +115,8 @@ def raised(graph: gs.Graph, opset: int, ctx: Context) -> str | None:
 
 
 def with_weights(width: Width | None) -> str:
-    """What is to be said of a layer's weights, after that it computes in int8."""
-    return "" if width is None else f" with weights of {width} bits"
+    """What is to be said of a layer's weights, after that it computes in integers."""
+    return "" if width is None or width.activations == 16 else f" with weights of {width} bits"
 
 
 def wide_channels(width: Width, channels: int) -> int:

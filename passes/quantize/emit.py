@@ -86,6 +86,9 @@ class Writer:
                 constant_operand(self._edit, unit.node, 1 - index, self._params_of(tensor).dtype)
             if unit.role is Role.CONTRACT:
                 self._contract(unit.node, self._params_of(tensor), means[id(unit.node)])
+        for unit in units:
+            if edit.label(unit.node) in self._placement.formats.converts:
+                self._requantise(unit.node)
 
     def _has_float_reader(self, tensor: gs.Tensor, own: set[tuple[int, int]]) -> bool:
         return self._edit.is_output(tensor) or any(
@@ -137,6 +140,16 @@ class Writer:
         inputs = [self._integers[id(tensor)], *self._scale(tensor)]
         self._edit.add("DequantizeLinear", inputs, [result], name=result.name)
         return result
+
+    def _requantise(self, node: gs.Node) -> None:
+        """Let what quantises the result of an Identity between two formats read the numbers of the first one."""
+        number, result = node.inputs[0], node.outputs[0]
+        readers = list(result.outputs)
+        if self._edit.is_output(result) or any(edit.op(reader) != "QuantizeLinear" for reader in readers):
+            return
+        for reader in readers:
+            self._edit.replace_input(reader, 0, number)
+        self._edit.remove(node)
 
     def _params_of(self, tensor: gs.Tensor) -> Params:
         return self._params[id(self._placement.leaders[id(tensor)])]

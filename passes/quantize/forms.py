@@ -16,7 +16,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
-from lpcc.formats.affine import Params, activation_params, quantize
+from lpcc.formats.affine import Params, activation_params, quantize, symmetric_params
 from lpcc.passes.quantize.operators import HARD_SWISH_LOW, activation_bounds
 
 
@@ -77,7 +77,9 @@ def constant_operand(editing: edit.Edit, node: gs.Node, index: int, dtype: np.dt
     """Give a sum or product the integers of its constant operand, of the type of the other one."""
     constant = node.inputs[index]
     values = np.asarray(constant.values, dtype=np.float32)
-    params = activation_params(min(0.0, float(values.min())), max(0.0, float(values.max())), dtype)
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    is_wide = dtype.itemsize == 2
+    params = symmetric_params(max(-low, high), dtype) if is_wide else activation_params(low, high, dtype)
     inputs = [
         editing.constant(f"{constant.name}_quantized", quantize(values, params)),
         editing.constant(f"{constant.name}_scale", np.asarray(params.scale)),

@@ -10,7 +10,7 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.formats.affine import Params
-from lpcc.passes.quantize.bits import Width
+from lpcc.passes.quantize.bits import Formats, Width
 from lpcc.passes.quantize.operators import (
     HARD_SWISH_LOW,
     ONNXRUNTIME,
@@ -82,6 +82,10 @@ class Placement:
     """Ids of leaders whose least integer stands for the lower end of a HardSwish."""
     widths: dict[str, Width] = field(default_factory=dict)
     """By name of a contraction: bits of its weights; 8 where it is not listed."""
+    formats: Formats = field(default_factory=Formats)
+    """What computes in 16 bits."""
+    wide: set[int] = field(default_factory=set)
+    """Ids of leaders whose integers have 16 bits."""
 
     def tensors(self) -> list[gs.Tensor]:
         """All tensors whose values decide a scale, each once."""
@@ -99,8 +103,10 @@ class Planner:
         changes: Changes,
         least_work: float = 0.0,
         rules: Rules = ONNXRUNTIME,
+        formats: Formats | None = None,
     ) -> None:
         """`left` says by name of a node why it stays in float; `least_work` is that of `idle_regions`."""
+        self._formats = formats or Formats()
         self._rules = rules
         self._graph = graph
         self._least_work = least_work
@@ -121,7 +127,7 @@ class Planner:
             self._drop_picky()
         self._refuse()
         units = [unit for node in self._graph.nodes if (unit := self._units.get(id(node))) and unit.node is node]
-        placement = Placement(units)
+        placement = Placement(units, formats=self._formats)
         for unit in units:
             writes_float = edit.op(unit.node) in self._rules.float_output and unit.tail is None
             if writes_float and not any(self._is_read_as_integer(t) for t in unit.results):
@@ -132,6 +138,9 @@ class Planner:
     def _consider(self, node: gs.Node, left: Mapping[str, str]) -> None:
         if id(node) in self._units:
             return  # the activation of a unit
+        if edit.label(node) in self._formats.converts:
+            self._units[id(node)] = Unit(node, Operation(Role.COMPUTE, (0,)))
+            return
         found = operation(node, self._rules)
         if found is None:
             return
@@ -213,7 +222,7 @@ class Planner:
         return [self._units[id(node)] for node in nodes if node is not None and id(node) in self._units]
 
     def _pays(self, unit: Unit) -> bool:
-        if unit.role is Role.CONTRACT:
+        if unit.role is Role.CONTRACT or edit.label(unit.node) in self._formats.converts:
             return True
         made = [self._is_made_as_integer(t) for t in unit.operands]
         read = [self._is_read_as_integer(t) for t in unit.results]
@@ -278,6 +287,11 @@ class _Scales:
             if limits is not None:
                 self._placement.bounds[leader] = limits
         for unit in units:
+            if edit.label(unit.node) in self._placement.formats.wide:
+                self._placement.wide.update(self._find(id(tensor)) for tensor in unit.results)
+            if edit.label(unit.node) in self._placement.formats.wide - self._placement.formats.converts:
+                self._placement.wide.update(self._find(id(tensor)) for tensor in unit.operands)
+        for unit in units:
             self._prescribe(unit)
 
     def _prescribe(self, unit: Unit) -> None:
@@ -286,7 +300,10 @@ class _Scales:
         if op in self._rules.fixed:
             scale, zero = self._rules.fixed[op]
             leader = self._find(id(unit.results[0]))
-            self._placement.fixed[leader] = Params(np.float32(scale), zero, np.dtype(np.int8))
+            if leader in self._placement.wide:
+                self._placement.fixed[leader] = Params(np.float32(1 / 32768), 0, np.dtype(np.int16))
+            else:
+                self._placement.fixed[leader] = Params(np.float32(scale), zero, np.dtype(np.int8))
         if op == "HardSwish" and op in self._rules.spelt:
             leader = self._find(id(unit.operands[0]))
             self._placement.bounds[leader] = (HARD_SWISH_LOW, np.inf)

@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.errors import UsageError
+from lpcc.passes.quantize.bits import Formats
 from lpcc.passes.quantize.emit import WeightScheme
 from lpcc.passes.quantize.operators import rules_of
 from lpcc.passes.quantize.placement import KEPT, SKIPPED, Placement, Planner, Unit
@@ -75,9 +76,14 @@ def matching(names: Sequence[str], patterns: Iterable[str], option: str) -> set[
 
 
 def place(
-    graph: gs.Graph, ctx: Context, wishes: Wishes, scheme: tuple[np.dtype, WeightScheme] | None, changes: Changes
+    graph: gs.Graph,
+    ctx: Context,
+    wishes: Wishes,
+    scheme: tuple[np.dtype, WeightScheme] | None,
+    changes: Changes,
+    formats: Formats | None = None,
 ) -> Placement:
-    """The integer kernels of a graph.
+    """The integer kernels of a graph; `formats` are what `lpcc.passes.quantize.sixteen` made of it.
 
     Where the target's runtime is onnxruntime, whose float kernels are fast, what the target's cost model finds slower
     on integers stays in float; runtimes of microcontrollers run all on integers that can be. `only` and `min_work` are
@@ -94,7 +100,7 @@ def place(
         least = wishes.min_work
         if least is None:
             least = _MIN_WORK if target is None and not wishes.only else 0.0
-        return Planner(graph, left, changes, least, rules).place()
+        return Planner(graph, left, changes, least, rules, formats).place()
 
     def plan(other: gs.Graph) -> Placement:
         return Planner(other, left, Changes(), rules=rules).place()

@@ -14,8 +14,9 @@ import onnx_graphsurgeon as gs
 from lpcc import edit
 from lpcc.formats.affine import Array, Params
 from lpcc.graph import clone, to_proto
+from lpcc.passes.quantize import sixteen
 from lpcc.passes.quantize.admission import note_batch_norms, refusal
-from lpcc.passes.quantize.bits import WeightBits, Width, parse_bits, raised, with_weights
+from lpcc.passes.quantize.bits import Formats, WeightBits, Width, parse_bits, raised, with_weights
 from lpcc.passes.quantize.effort import Effort
 from lpcc.passes.quantize.emit import WeightScheme, Writer
 from lpcc.passes.quantize.groups import Group
@@ -32,6 +33,8 @@ Scheme = tuple[np.dtype, WeightScheme]
 """Type of the activations, and how weights are quantised."""
 
 _UNBOUNDED = (-np.inf, np.inf)
+_OPSET_16 = 21
+"""The first in which QuantizeLinear writes int16."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,8 @@ class Quantize(Pass):
     bits: tuple[str, ...] = ()
     """Bits of single layers, as ``"conv1=4"``: 2, 4, 8, ``4+8:25%`` (a quarter of the output channels, those that lose
     most, keeps 8) or float. In names ``*`` stands for anything, and the last that fits counts. 16 asks for activations
-    of 16 bits, for which no runtime of the targets here has kernels with known speed: such a layer stays in float."""
+    of 16 bits with weights of 8, for runtimes with kernels of known speed (CMSIS-NN); elsewhere such a layer stays in
+    float."""
     skip: tuple[str, ...] = ()
     """Names of layers to be kept in float; the guard adds those that it takes back."""
     keep: tuple[str, ...] = ()
@@ -111,7 +115,14 @@ class Quantize(Pass):
 
         def write(graph: gs.Graph, _: Context, placement: Placement, scheme: Scheme, __: Changes) -> None:
             groups = {
-                key: Group(tuple(t.name for t in tensors), -1.0, 1.0, placement.bounds.get(key, _UNBOUNDED), scheme[0])
+                key: Group(
+                    tuple(t.name for t in tensors),
+                    -1.0,
+                    1.0,
+                    placement.bounds.get(key, _UNBOUNDED),
+                    sixteen.DTYPE if key in placement.wide else scheme[0],
+                    is_symmetric=key in placement.wide,
+                )
                 for key, tensors in placement.measured.items()
             }
             _emit(graph, placement, scheme, groups)
@@ -133,28 +144,51 @@ class Quantize(Pass):
         if not placement.units:
             changes.refuse(graph.name or "graph", "no operator in it has an integer kernel")
             return changes
-        placement = self._narrow(graph, ctx, placement, changes)
+        placement = self._widen(graph, ctx, self._narrow(graph, ctx, placement, changes))
         for unit in placement.units:  # before the outputs change, after which unnamed nodes are called
-            where = "on integers" if unit.role is Role.INTEGER else "in int8"
-            width = placement.widths.get(edit.label(unit.node))
-            changes.done(edit.label(unit.node), f"{edit.op(unit.node)} {where}{with_weights(width)}")
+            name, formats = edit.label(unit.node), placement.formats
+            where = "on integers" if unit.role is Role.INTEGER else "in int16" if name in formats.wide else "in int8"
+            if name not in formats.converts:
+                changes.done(name, f"{edit.op(unit.node)} {where}{with_weights(placement.widths.get(name))}")
         ctx.unquantized = clone(graph)
         write(graph, ctx, placement, scheme, changes)
         return changes
 
-    def _place(self, graph: gs.Graph, ctx: Context, changes: Changes) -> Placement:
+    def _place(self, graph: gs.Graph, ctx: Context, changes: Changes, formats: Formats | None = None) -> Placement:
         widths = self._widths(graph)
-        in_float = frozenset(name for name, width in widths.items() if width is None or width.activations > 8)
-        for name, width in widths.items():
-            if width is not None and width.activations > 8:
-                changes.refuse(name, "no runtime here has kernels for activations of 16 bits: it stays in float")
+        layers = {edit.label(node): node for node in graph.nodes if sixteen.is_layer(node)}
+        asked = [name for name, width in widths.items() if width is not None and width.activations > 8]
+        in_float = frozenset(name for name, width in widths.items() if width is None)
+        if (reason := sixteen.refusal(ctx.target)) is not None:
+            in_float |= {name for name in asked if name in layers}
+            for name in asked:
+                if name in layers:
+                    changes.refuse(name, reason)
         wishes = Wishes(frozenset(self.skip) | in_float, self.keep, self.only, self.min_work)
-        placement = place(graph, ctx, wishes, self._scheme(ctx), changes)
+        placement = place(graph, ctx, wishes, self._scheme(ctx), changes, formats)
         for unit in placement.units:
-            width = widths.get(edit.label(unit.node)) or Width(self.weight_bits)
-            if unit.role is Role.CONTRACT and width.bits < 8:
-                placement.widths[edit.label(unit.node)] = width
+            name = edit.label(unit.node)
+            width = widths.get(name) or Width(self.weight_bits)
+            if unit.role is not Role.CONTRACT:
+                continue
+            if width.activations > 8 and (reason := sixteen.without_kernel(unit.node)) is not None:
+                changes.refuse(name, reason)
+            elif width.bits < 8 or width.activations > 8:
+                placement.widths[name] = width
         return placement
+
+    def _widen(self, graph: gs.Graph, ctx: Context, placement: Placement) -> Placement:
+        """The placement in which what is asked for computes in 16 bits, with conversions put into the graph."""
+        asked = {
+            name: width
+            for name, width in self._widths(graph).items()
+            if width is None or width.activations == 8 or name in placement.widths or graph.opset >= _OPSET_16
+        }
+        wide = sixteen.choose(placement.units, asked, sixteen.operators(ctx.target))
+        if not wide:
+            return placement
+        formats = sixteen.convert(graph, placement, wide)
+        return replace(self._place(graph, ctx, Changes(), formats), widths=placement.widths)
 
     def _widths(self, graph: gs.Graph) -> dict[str, Width | None]:
         """What `bits` asks for, by name of a node. Raises UsageError for a name that fits none."""
@@ -208,7 +242,8 @@ class Quantize(Pass):
 
         def attempt(choice: Choice) -> onnx.ModelProto:
             trial = clone(graph)
-            emit(trial, replace(self._place(trial, ctx, Changes()), widths=placement.widths), choice)
+            placed = self._place(trial, ctx, Changes(), placement.formats)
+            emit(trial, replace(placed, widths=placement.widths), choice)
             return to_proto(trial)
 
         effort = Effort.of(graph)
@@ -218,7 +253,7 @@ class Quantize(Pass):
         if self.weight_ranges == "output":
             params = _params(ranging.groups(placement, scheme[0]), choice)
             magnitudes = ctx.keep(
-                f"quantize: weights for {options} {scheme} of {digest}",
+                f"quantize: weights for {options} {scheme} {sorted(placement.formats.wide)} of {digest}",
                 lambda: by_output_error(model, placement, scheme[1], params, ranging.few(effort)),
             )
         emit(graph, placement, choice)

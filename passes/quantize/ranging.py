@@ -14,6 +14,7 @@ import onnx_graphsurgeon as gs
 from lpcc.calibrate import Extremes, Method, Statistics, collect, joint
 from lpcc.calibrate.apart import BATCH, used_and_apart
 from lpcc.data import Dataset
+from lpcc.passes.quantize import sixteen
 from lpcc.passes.quantize.effort import Effort
 from lpcc.passes.quantize.groups import Group
 from lpcc.passes.quantize.local import Choice, refine_locally
@@ -88,13 +89,13 @@ class Ranging:
         searches = {"output": self._by_layers, "auto": self._by_network}
         if self._options.ranges not in searches:
             return {}
-        name = f"quantize: ranges by {self._options} for {self._key} {dtype}"
+        name = f"quantize: ranges by {self._options} for {self._key} {dtype} {sorted(placement.formats.wide)}"
         search = searches[self._options.ranges]
         return self._ctx.keep(name, lambda: search(placement, dtype, effort, attempt))
 
     def shortened(self, placement: Placement, dtype: np.dtype, effort: Effort) -> str | None:
         """Why the search is less than what was asked for; None where it is not."""
-        groups = list(self.groups(placement, dtype).values())
+        groups = _searched(self.groups(placement, dtype))
         if self._options.ranges != "auto" or self._affordable(groups, effort) >= _FEWEST:
             return None
         return (
@@ -111,7 +112,7 @@ class Ranging:
     def _by_layers(self, placement: Placement, dtype: np.dtype, effort: Effort, _: object) -> Choice:
         starts = self._starts(placement, dtype)
         feeds = self.few(effort)
-        groups = list(self.groups(placement, dtype).values())
+        groups = _searched(self.groups(placement, dtype))
         progress = partial(self._ctx.progress, "ranges by layers")
         return refine_locally(self._model, groups, starts, feeds, progress)
 
@@ -120,7 +121,7 @@ class Ranging:
     ) -> Choice:
         local = self._by_layers(placement, dtype, effort, None)
         choices = [local, *self._starts(placement, dtype)]
-        groups = list(self.groups(placement, dtype).values())
+        groups = _searched(self.groups(placement, dtype))
         count = self._affordable(groups, effort)
         judged = int(np.clip(_JUDGING // max(1, effort.work * (len(choices) + 2)), *_APART))
         used, apart = used_and_apart(self._data, max(count, BATCH), judged)
@@ -152,16 +153,24 @@ class Ranging:
                     names.setdefault(id(placement.leaders[id(tensor)]), set()).add(tensor.name)
         groups = {}
         found = self.statistics(placement.tensors())
-        levels = int(np.iinfo(dtype).max) - int(np.iinfo(dtype).min) + 1
         for key, tensors in placement.measured.items():
+            is_wide = key in placement.wide
+            kind = sixteen.DTYPE if is_wide else dtype
+            mirrored = is_wide or self._options.symmetric
+            levels = int(np.iinfo(kind).max) - int(np.iinfo(kind).min) + 1
             measured = tuple(t.name for t in tensors)
             parts = [found[name] for name in measured if name in found]
             bounds = placement.bounds.get(key, _UNBOUNDED)
             least = max(min((part.histogram.low for part in parts), default=0.0), bounds[0])
-            symmetric = self._options.symmetric and (least < 0 or dtype.kind == "i")
+            symmetric = mirrored and (least < 0 or kind.kind == "i")
             low, high = joint(
                 parts, method, percentile=self._options.percentile, levels=levels - symmetric, symmetric=symmetric
             )
             followers = frozenset(names.get(key, ())) - set(measured)
-            groups[key] = Group(measured, low, high, bounds, dtype, followers, self._options.symmetric)
+            groups[key] = Group(measured, low, high, bounds, kind, followers, mirrored)
         return groups
+
+
+def _searched(groups: Mapping[int, Group]) -> list[Group]:
+    """The groups whose ranges are worth a search: of 65,536 steps a few more or less do not matter."""
+    return [group for group in groups.values() if group.dtype.itemsize == 1]

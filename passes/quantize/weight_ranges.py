@@ -22,6 +22,7 @@ from lpcc import edit
 from lpcc.calibrate.parts import Feeds, Walk, order
 from lpcc.formats.affine import Array, Params, quantize, quantize_weights
 from lpcc.formats.clipping import SHARES, best_magnitudes, largest_magnitudes, squared_error_magnitudes
+from lpcc.passes.quantize.bits import Width
 from lpcc.passes.quantize.emit import WeightScheme, contraction
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement, Unit
@@ -68,9 +69,9 @@ def by_output_error(
 
 def _layers(placement: Placement) -> list[Unit]:
     """The layers whose weights all have 8 bits."""
-    return [
-        unit for unit in placement.units if unit.role is Role.CONTRACT and edit.label(unit.node) not in placement.widths
-    ]
+    widths = placement.widths
+    layers = [unit for unit in placement.units if unit.role is Role.CONTRACT]
+    return [unit for unit in layers if widths.get(edit.label(unit.node), Width()).bits == 8]
 
 
 class _Layer:

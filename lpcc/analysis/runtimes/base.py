@@ -30,7 +30,8 @@ class IntegerRules:
     output are quantised alike. `float_output`: their kernel may also write float, after an activation of
     `float_clamps`. `clamps`: activations that the requantisation before a QuantizeLinear may take in; if
     `clamps_contained`, only where that QuantizeLinear clamps at least as hard. `s8_activations`: whether integer
-    kernels write s8. `s8_to_u8`: whether Q/DQ pairs in s8 with one reader are turned into u8.
+    kernels write s8. `s8_to_u8`: whether Q/DQ pairs in s8 with one reader are turned into u8. `wide`: operators with a
+    kernel for activations in s16, with weights in s8.
     """
 
     operators: Mapping[str, tuple[int, ...]]
@@ -43,6 +44,7 @@ class IntegerRules:
     clamps_contained: bool = True
     s8_activations: bool = True
     s8_to_u8: bool = False
+    wide: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)

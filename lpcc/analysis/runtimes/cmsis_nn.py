@@ -20,6 +20,12 @@ _MORE_INTEGER = {"Sub": (0, 1), "Tanh": (0,), "HardSwish": (0,), "ReduceMean": (
 
 _MORE_MOVES = frozenset(["GlobalMaxPool", "Pad"])
 
+_WIDE = frozenset(["Conv", "Gemm", "MatMul", "Add", "Mul", "AveragePool", "GlobalAveragePool", "MaxPool"]) | frozenset(
+    ["Softmax", "Sigmoid", "Tanh", "Concat", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"]
+)
+"""Operators with a kernel for activations of 16 bits: README.md of CMSIS-NN 7.0.0, "Current Operator Support",
+arm_nn_activation_s16, concatenation.cc of TensorFlow Lite for Microcontrollers; views need none."""
+
 
 @dataclass(frozen=True)
 class CmsisNn(Runtime):
@@ -33,6 +39,7 @@ class CmsisNn(Runtime):
             moves=MOVES | _MORE_MOVES,
             float_output=FLOAT_OUTPUT,
             clamps_contained=False,  # kernels take the limits of the activation as arguments
+            wide=_WIDE,
         )
 
     def keeps_packed(self) -> bool:
@@ -57,7 +64,7 @@ class CmsisNn(Runtime):
     def scratch(self, kernel: Kernel) -> int:
         """The buffers that CMSIS-NN's integer convolutions ask for: two columns, or one window, in 16 bits."""
         loops = kernel.geometry
-        if kernel.dtype != "int8":
+        if kernel.dtype not in ("int8", "int16"):
             return 0
         if kernel.kind == "conv":
             return 2 * 2 * loops.depth

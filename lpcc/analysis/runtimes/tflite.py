@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lpcc.analysis.runtimes.base import MemoryRules
+from lpcc.analysis.runtimes.base import IntegerRules, MemoryRules
 from lpcc.analysis.runtimes.cmsis_nn import CmsisNn
 
 if TYPE_CHECKING:
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Tflite(CmsisNn):
     """TensorFlow Lite's kernels on an application processor."""
+
+    def integer_rules(self) -> IntegerRules:
+        """Activations of 16 bits are left to reference kernels, whose speed nobody states."""
+        return replace(super().integer_rules(), wide=frozenset())
 
     def keeps_packed(self) -> bool:
         """Weights of convolutions are unpacked when the model is loaded."""

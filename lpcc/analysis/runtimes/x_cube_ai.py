@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from lpcc.analysis.runtimes.base import MemoryRules
+from lpcc.analysis.runtimes.base import IntegerRules, MemoryRules
 from lpcc.analysis.runtimes.cmsis_nn import CmsisNn
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ _COLUMNS = 16
 @dataclass(frozen=True)
 class XCubeAi(CmsisNn):
     """X-CUBE-AI's kernels on a Cortex-M."""
+
+    def integer_rules(self) -> IntegerRules:
+        """No kernels for activations of 16 bits are documented."""
+        return replace(super().integer_rules(), wide=frozenset())
 
     def keeps_packed(self) -> bool:
         """Its kernels for integers take 8 bits."""
