@@ -13,6 +13,8 @@ from lpcc import edit
 CLEAN_DB = 60.0
 """SQNR above which a tensor counts as untouched; caps the damage of the first layer."""
 
+_LEAST_DB = -60.0
+
 Noise = Callable[[onnx.ModelProto, onnx.ModelProto, Sequence[str]], Mapping[str, float]]
 """From the exact model, the candidate and names of tensors that both have, to the SQNR of each in dB."""
 
@@ -27,6 +29,12 @@ class LayerNoise:
     layer: str
     sqnr_db: float
     damage_db: float
+
+    @property
+    def added(self) -> float:
+        """Noise at its output that was not there before it, as a share of the signal: what adds up along a network."""
+        after = max(_LEAST_DB, min(self.sqnr_db, CLEAN_DB))
+        return _share(after) - _share(max(_LEAST_DB, after + self.damage_db))
 
 
 def noise_of_layers(
@@ -53,3 +61,12 @@ def noise_of_layers(
 def worst(layers: Sequence[LayerNoise]) -> list[LayerNoise]:
     """The layers, those that do most damage first."""
     return sorted(layers, key=lambda layer: -layer.damage_db)
+
+
+def loudest(layers: Sequence[LayerNoise]) -> list[LayerNoise]:
+    """The layers, those that add the most noise first: early ones fall far from no noise, and yet add little."""
+    return sorted(layers, key=lambda layer: -layer.added)
+
+
+def _share(sqnr_db: float) -> float:
+    return float(10 ** (-sqnr_db / 10))

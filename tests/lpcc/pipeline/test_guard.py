@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 import pytest
+from onnx import numpy_helper
 
 from lpcc import edit
 from lpcc.data import Dataset
@@ -19,6 +20,7 @@ from lpcc.graph import clone, from_proto, to_proto
 from lpcc.pipeline import Changes, Context, Fidelity, Pass
 from lpcc.pipeline.guard import Judgement, Returned, run_guarded, skipping
 from lpcc.pipeline.judge import Budget, ImageJudge
+from lpcc.pipeline.noise import LayerNoise, loudest, worst
 from lpcc.testing.golden import read_model
 
 CLASSIFIER = """
@@ -58,6 +60,23 @@ class Blur(Pass):
                     noise = ctx.rng(node.name).standard_normal(weights.shape) * weights.std() * level
                     e.replace_input(node, 1, e.constant("w", (weights + noise).astype(np.float32)))
                     changes.done(node, "blurred")
+        return changes
+
+
+@dataclass(frozen=True)
+class Overwrite(Pass):
+    """Doubles the weights of each layer, under the name that they have."""
+
+    name: ClassVar[str] = "overwrite"
+    fidelity: ClassVar[Fidelity] = Fidelity.APPROXIMATE
+    skip: tuple[str, ...] = ()
+
+    def run(self, graph: gs.Graph, ctx: Context) -> Changes:
+        changes = Changes()
+        for node in graph.nodes:
+            if edit.op(node) in ("Conv", "Gemm") and node.name not in self.skip:
+                node.inputs[1].values = 2 * edit.const(node.inputs[1])
+                changes.done(node, "doubled")
         return changes
 
 
@@ -175,6 +194,40 @@ def test_ranking_does_not_blame_layers_that_hand_on_the_noise_of_others() -> Non
 
     outcome = run_guarded(exact, [Blur(bad=("conv1",), level=0.05)], ctx, verdict, judge.layer_noise)
     assert outcome.returned[:1] == (Returned("conv1", outcome.returned[0].sqnr_db),)
+
+
+EARLY, LATE, QUIETER = LayerNoise("conv1", 35.0, 25.0), LayerNoise("fc", 11.4, 6.0), LayerNoise("conv3", 20.0, -3.0)
+
+
+def test_noise_adds_up_as_a_share_of_the_signal() -> None:
+    layers = [EARLY, QUIETER, LATE]
+    assert worst(layers) == [EARLY, LATE, QUIETER]
+    assert loudest(layers) == [LATE, EARLY, QUIETER]
+    assert LATE.added == pytest.approx(10**-1.14 - 10**-1.74)
+    assert QUIETER.added < 0 < EARLY.added
+    lost = LayerNoise("lost", float("-inf"), float("inf"))
+    assert loudest([*layers, lost])[0] == lost
+
+
+@pytest.mark.parametrize("mends", ["fc", "conv1"])
+def test_the_way_that_holds_is_taken_where_rankings_differ(mends: str) -> None:
+    """`conv1` falls furthest, `fc` adds most; the judge says which of them it was."""
+    exact = from_proto(read_model(CLASSIFIER))
+    db = {"b": 35.0, "c": 35.0, "a": 35.0, "e": 34.0, "f": 34.0, "d": 34.0, "h": 30.0, "y": 11.0}
+
+    def noise(_: onnx.ModelProto, __: onnx.ModelProto, names: Sequence[str]) -> dict[str, float]:
+        return {name: db[name] for name in names}
+
+    def judge(model: onnx.ModelProto) -> Judgement:
+        (weights,) = (numpy_helper.to_array(t) for t in model.graph.initializer if t.name == of[mends])
+        whole = bool(np.array_equal(weights, edit.const(layers[mends].inputs[1])))
+        return Judgement("sqnr", 1, None, None, None, None, 20.0 if whole else 10.0, None if whole else "too loud")
+
+    layers = {node.name: node for node in exact.nodes if node.name in ("conv1", "conv2", "conv3", "fc")}
+    of = {name: node.inputs[1].name for name, node in layers.items()}
+    outcome = run_guarded(exact, [Overwrite()], Context(), judge, noise)
+    assert outcome.kept
+    assert [r.layer for r in outcome.returned] == [mends]
 
 
 @pytest.mark.parametrize(
