@@ -125,7 +125,7 @@ def _pairs(
             changes.refuse(layer.node, f"{edit.op(layer.node)} has no bias")
         elif float_node is None or edit.op(float_node) not in ("Conv", "Gemm", "MatMul"):
             changes.refuse(layer.node, "its float form is not at hand")
-        elif label in skip:
+        elif label in skip or edit.label(float_node) in skip:
             changes.refuse(layer.node, "named in `skip`")
         else:
             found[label] = _Pair(layer, float_node)

@@ -133,6 +133,19 @@ def test_skipped_layers_and_matmul_keep_their_bias():
     assert not {"conv1", "last"} & {rewrite.node for rewrite in record.changes.rewrites}
 
 
+def test_an_unnamed_layer_is_skipped_by_the_name_of_its_result():
+    model = _model()
+    del model.graph.node[5:], model.graph.output[:]  # ends with a convolution, whose result is returned
+    model.graph.output.append(helper.make_tensor_value_info("c2", TensorProto.FLOAT, ["N", 8, 8, 8]))
+    for node in model.graph.node:
+        node.name = ""
+    graph = from_proto(model)
+    ctx = Context(target=Target.load("x86-avx512-vnni"), calibration=Dataset.from_arrays(_images(1)))
+    run_pipeline(graph, Pipeline.parse("quantize{ranges=minmax min-work=0}"), ctx)
+    (record,) = run_pipeline(graph, [CorrectBias(skip=("c0", "c2"))], ctx)
+    assert [refusal.reason for refusal in record.changes.refused].count("named in `skip`") == 2
+
+
 def test_norms_give_the_bias_that_the_weights_ask_for():
     """From the true means of what a layer reads, the correction is what brings its mean back."""
     model = _model()
