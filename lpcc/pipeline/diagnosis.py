@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -103,7 +104,7 @@ def remedy(kind: Kind, layer: str, ran: Collection[str], accurate: Collection[st
 
     `ran` has the names of the passes that were tried already, `accurate` those of the preset of that name.
     """
-    keep = f"--keep {layer}"
+    keep = f"--keep {shlex.quote(layer.replace(',', '?'))}"  # a comma would end the name, and `?` fits it
     if kind == "saturation":
         return f"quantize{{reduce-range=true}}, or {keep}"
     if kind == "clipping":

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import numpy as np
 import pytest
 
 import lpcc
+from lpcc.cli.options import names
 from lpcc.data import Dataset
 from lpcc.elsewhere import Saturation
 from lpcc.graph import clone, from_proto
+from lpcc.passes.quantize.placing import matching
 from lpcc.pipeline import Context, Pipeline
 from lpcc.pipeline.diagnosis import Cause, Diagnosis, diagnose, remedy, share
 from lpcc.pipeline.noise import LayerNoise, noise_of_layers, worst
@@ -116,6 +119,12 @@ def test_saturation_that_outweighs_the_rest() -> None:
 )
 def test_remedies(kind: Any, ran: set[str], expected: str) -> None:
     assert remedy(kind, "a", ran, {"quantize", "adaround"}) == expected
+
+
+def test_remedies_can_be_typed_whatever_the_layer_is_called() -> None:
+    name = "block 1/fc, out"
+    _, typed = shlex.split(remedy("arithmetic", name, {"quantize"}, set()))
+    assert matching([name, "other"], names("--keep", [typed]), "keep") == {name}
 
 
 def test_shares_in_words() -> None:
