@@ -10,7 +10,8 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 _INT32 = 2**31 - 1
-_SMALLEST = float(np.finfo(np.float32).tiny) * 2**24  # scales below this lose precision as denormal products
+SMALLEST = float(np.finfo(np.float32).tiny) * 2**24
+"""Scales below this lose precision, as products with them are denormal."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def activation_params(low: float, high: float, dtype: np.dtype[Any]) -> Params:
     """
     info = np.iinfo(dtype)
     levels = int(info.max) - int(info.min)
-    if not high - low > _SMALLEST * levels:
+    if not high - low > SMALLEST * levels:
         return Params(np.float32(1.0), int(info.min) if low == 0 else 0, dtype)
     scale = np.float32((high - low) / levels)
     if float(scale) * levels > high - low:
@@ -58,7 +59,7 @@ def symmetric_params(magnitude: float, dtype: np.dtype[Any]) -> Params:
     info = np.iinfo(dtype)
     half = (int(info.max) - int(info.min)) // 2
     zero = int(info.max) - half
-    if not magnitude > _SMALLEST * half:
+    if not magnitude > SMALLEST * half:
         return Params(np.float32(1.0), zero, dtype)
     return Params(np.float32(magnitude / half), zero, dtype)
 
@@ -105,16 +106,23 @@ def quantize_weights(
     others = tuple(i for i in range(values.ndim) if i != axis)
     if magnitudes is None:
         magnitudes = np.abs(values).max(axis=others if axis is not None else None)
-    scales = np.asarray(magnitudes, dtype=np.float64) / largest
-    if bias is not None:
-        # A bit is left for the products that are added to the bias.
-        needed = np.abs(np.asarray(bias, dtype=np.float64)) / (input_scale * (_INT32 // 2))
-        scales = np.maximum(scales, needed if axis is not None else needed.max(initial=0.0))
-    scales = np.where(scales < _SMALLEST, 1.0, scales).astype(np.float32)  # of a channel that is all zero
+    scales = np.maximum(np.asarray(magnitudes, dtype=np.float64) / largest, least_scales(axis, bias, input_scale))
+    scales = np.where(scales < SMALLEST, 1.0, scales).astype(np.float32)  # of a channel that is all zero
     shape = [-1 if i == axis else 1 for i in range(values.ndim)]
     spread = scales.reshape(shape) if axis is not None else scales
     integers = np.clip(np.rint(values / spread), -largest, largest).astype(np.int8)
     return Weights(integers, scales, axis)
+
+
+def least_scales(axis: int | None, bias: Array | None, input_scale: float) -> Array:
+    """The least scales of weights with which the bias fits into int32, for each index of `axis` or one for all.
+
+    A bit is left for the products that are added to the bias.
+    """
+    if bias is None:
+        return np.zeros(())
+    needed = np.abs(np.asarray(bias, dtype=np.float64)).reshape(-1) / (input_scale * (_INT32 // 2))
+    return np.asarray(needed if axis is not None else needed.max(initial=0.0))
 
 
 def quantize_bias(bias: Array, input_scale: np.float32, weights: Weights) -> tuple[Array, Array]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from lpcc.formats.affine import quantize_weights
-
-Array = np.ndarray[Any, Any]
+from lpcc.formats.affine import Array
+from lpcc.formats.format import Layout
+from lpcc.formats.search import SQUARED, least_error
 
 SHARES: Array = np.linspace(1.0, 0.6, 21)
 """Shares of the largest magnitude that are tried; the largest itself first, which wins a tie."""
@@ -26,17 +24,14 @@ def squared_error_magnitudes(values: Array, axis: int | None, largest: int) -> A
     One for each index of `axis`, or one for all weights.
     """
     most = largest_magnitudes(values, axis)
-    errors = []
-    for share in SHARES:
-        error = quantize_weights(values, axis, largest, magnitudes=most * share).values - values
-        errors.append(channel_energy(error, axis))
-    return best_magnitudes(most, np.stack(errors))
-
-
-def channel_energy(error: Array, axis: int | None) -> Array:
-    """Sum of squares for each index of `axis`, or of all; float64."""
-    others = tuple(i for i in range(error.ndim) if i != axis)
-    return np.asarray(np.square(error, dtype=np.float64).sum(axis=others if axis is not None else None))
+    scales = least_error(
+        Layout(axis).rows(np.asarray(values, dtype=np.float32)),
+        (most.reshape(-1) * share / largest for share in SHARES),
+        lambda units: np.clip(np.rint(units), -largest, largest),
+        0,
+        SQUARED,
+    )
+    return np.minimum(scales.reshape(most.shape) * largest, most)
 
 
 def best_magnitudes(most: Array, errors: Array) -> Array:

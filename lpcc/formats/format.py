@@ -11,16 +11,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from lpcc.formats.affine import SMALLEST, Array
+
 Codes = tuple[Array, ...]
 """Integers that stand for numbers, in arrays of the shape of the numbers: one, or one for each term of a sum."""
-
-SMALLEST = float(np.finfo(np.float32).tiny) * 2**24
-"""Scales below this lose precision, as products with them are denormal."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import numpy as np
 
 from lpcc.errors import UsageError
 from lpcc.formats.format import TENSOR, Array, Codes, Format, Layout, Scales, as_scale
-from lpcc.formats.search import expected_error, least_error
+from lpcc.formats.search import ALONE, least_error, rounded
 
 _MOST_BITS = 16
 _STEPS = 24
@@ -81,7 +81,7 @@ class Integer(Format[AffineScales]):
                 result: Array = np.clip(np.rint(units) + moved, 0, most) - moved
                 return result
 
-            found = expected_error(rows, scale, nearest)
+            found = ALONE.error(rows, rounded(rows, scale, nearest))
             best, zero = np.where(found < error, scale, best), np.where(found < error, offset, zero)
             error = np.minimum(found, error)
         return AffineScales(layout, as_scale(best), zero.astype(np.float32))

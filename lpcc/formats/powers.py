@@ -18,7 +18,7 @@ import numpy as np
 
 from lpcc.errors import UsageError
 from lpcc.formats.format import TENSOR, Array, Codes, Format, Layout, Scales, as_scale
-from lpcc.formats.search import expected_error, least_error
+from lpcc.formats.search import ALONE, least_error, rounded
 
 _MOST_TERMS = 4
 _PHASES = np.exp2(-np.arange(-2, 5) / 4)  # of a free scale: four in an octave, from above the largest number down
@@ -149,7 +149,7 @@ class FLightNN(PowerOfTwo):
         for k in range(1, self.k + 1):
             found = self._scale(rows, k)
             scale.append(found)
-            error.append(expected_error(rows, found, partial(self._nearest, k=k)))
+            error.append(ALONE.error(rows, rounded(rows, found, partial(self._nearest, k=k))))
         errors = np.minimum.accumulate(np.stack(error), axis=0)  # (k + 1, rows)
         terms = self._within(errors, energy) if self.threshold is not None else self._budgeted(errors)
         return PowerScales(layout, np.stack(scale)[terms, np.arange(len(rows))], terms)

@@ -15,7 +15,7 @@ from lpcc.formats.fixed import Fixed
 from lpcc.formats.format import TENSOR, Layout
 from lpcc.formats.integer import DorefaWeights, Integer, UnitActivations
 from lpcc.formats.powers import FLightNN, PowerOfTwo
-from lpcc.formats.search import error_of_sums
+from lpcc.formats.search import ALONE
 from lpcc.formats.signs import Binary, SignActivations, Ternary, TwoScaleTernary
 
 PROJECTIONS = [
@@ -122,7 +122,7 @@ def error(kind, values, layout=TENSOR):
 
 def expected(kind, values, layout=TENSOR):
     """What the errors of the weights do to sums with inputs that have a mean."""
-    return float(error_of_sums(layout.rows(values - kind.round(values, kind.fit(values, layout)))).sum())
+    return float(ALONE.error(layout.rows(values), layout.rows(kind.round(values, kind.fit(values, layout)))).sum())
 
 
 MORE = {

@@ -1,4 +1,4 @@
-"""Scales of least squared error for integers of few bits."""
+"""Scales of least error for integers of few bits."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from hypothesis import strategies as st
 
 from lpcc.formats.affine import quantize_weights
 from lpcc.formats.narrow import limits, narrow_weights
+from lpcc.formats.search import WITH_BIAS
 
 
 def error(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
-    """Squared error of each channel, and ten times the part of it along the weights."""
-    rows, lost = (part.reshape(len(values), -1).astype(np.float64) for part in (values, values - kept))
-    strength = np.maximum(np.square(rows).sum(axis=1), 1e-300)
-    result: np.ndarray = np.square(lost).sum(axis=1) + 10 * (lost * rows).sum(axis=1) ** 2 / strength
-    return result
+    """Of each channel, by what the scales are chosen for."""
+    return WITH_BIAS.error(*(part.reshape(len(values), -1).astype(np.float64) for part in (values, kept)))
 
 
 @settings(deadline=None)
