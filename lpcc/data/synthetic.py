@@ -13,9 +13,10 @@ how the network's images were normalised, which decides the ranges of all its ac
 Where batch norms are folded away, activations with an upper limit, such as ReLU6, still tell images of variance about 1
 from bytes: too small a scale leaves them idle, too large a one drives them into their limits (see `lpcc.data.limits`).
 What they do not tell apart is covered by one range for all: [-2.1, 2.3] holds [0, 1] and [-1, 1] too, [-128, 256] all
-bytes. Activations quantised for too wide a range lose little; for one too narrow, much. A preprocessing that the user
-states says more than either. A network of which nothing is known says nothing about its images: they are
-taken to have mean 0 and variance 1.
+bytes. Activations quantised for too wide a range lose little; for one too narrow, much. That is also why these pictures
+are full of texture (collages): without it early layers stay quieter than on photographs, and no batch norm would tell.
+A preprocessing that the user states says more than either. A network of which nothing is known says nothing about its
+images: they are taken to have mean 0 and variance 1.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from lpcc.data.limits import LimitProbe
 from lpcc.data.moments import MomentProbe
 from lpcc.data.rows import sample_axis, without_axis
 from lpcc.data.source import Block
-from lpcc.data.textures import scene, thing
+from lpcc.data.textures import collage, scene, thing
 from lpcc.errors import DataError, ModelError
 from lpcc.runtime.spec import Array, TensorSpec
 
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
     from lpcc.data.preprocess import Preprocess
 
 
-Kind = Literal["scene", "thing"]
+Kind = Literal["scene", "thing", "collage"]
+_DRAW = {"scene": scene, "thing": thing, "collage": collage}
 Picture = Callable[[Kind, int, int], Array]
 """The picture of a kind for the input at a place and the sample of an index."""
 
@@ -77,8 +79,8 @@ _STARTS = tuple(
     Look(scale=scale, offset=(offset,))
     for scale, offset in ((4.4, -2.1), (1.0, 0.0), (2.0, -1.0), (255.0, 0.0), (255.0, -128.0))
 )
-_GENEROUS = (Look(), Look(scale=384.0, offset=(-128.0,)))
-"""Looks that hold all the usual ones of their scale."""
+_GENEROUS = (Look("collage"), Look("collage", scale=384.0, offset=(-128.0,)))
+"""Looks that hold all the usual ones of their scale, and texture that wakes what reads it."""
 _PROBES = 8  # images per candidate, fewer of large ones
 _PROBE_VALUES = 1_200_000
 _SIZES = (256, 320, 128, 64, 32, 16, 8)  # tried in turn when the model does not run with the size asked for
@@ -152,8 +154,7 @@ class SyntheticSource:
         spec = self._rows[place]
         shape = _fixed(spec)
         channels, height, width = shape if _channel_axis(spec) == 0 else (shape[2], shape[0], shape[1])
-        draw = scene if kind == "scene" else thing
-        return draw(self._rng(place, index), channels, height, width)
+        return _DRAW[kind](self._rng(place, index), channels, height, width)
 
     def _value(self, place: int, index: int) -> Array:
         """Sample `index` of the input at `place`, which is no image."""
@@ -207,7 +208,9 @@ class SyntheticSource:
         elif len(probe) > 0:
             self._look, left = _search(mismatch, self._colours())
             self.description += f", matched to {len(probe)} batch norms (mismatch {left:.2f})"
-        elif self._clipped and not self._stated:
+        elif self._clipped and self._stated:
+            self._look = replace(self._look, kind="collage")
+        elif self._clipped:
             limited = LimitProbe(model, self._clipped)
             self._look = min(_GENEROUS, key=lambda look: limited.strain(batches(look, count)))
             self.description += f", scaled as suits {len(self._clipped)} limited activations"

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lpcc.data import Dataset, TensorSpec
 from lpcc.data.moments import MomentProbe
-from lpcc.data.textures import dead_leaves, power_noise, scene, thing
+from lpcc.data.textures import collage, dead_leaves, power_noise, scene, thing
 from lpcc.errors import DataError
 from lpcc.runtime import Session
 
@@ -147,6 +147,7 @@ def test_pictures_fill_their_range(size: tuple[int, int, int]) -> None:
     makers: list[Any] = [
         scene,
         thing,
+        collage,
         lambda *a: dead_leaves(*a, softness=2.0),
         lambda *a: power_noise(*a, exponent=1.0),
     ]
@@ -157,6 +158,18 @@ def test_pictures_fill_their_range(size: tuple[int, int, int]) -> None:
         assert np.isfinite(pictures).all()
         assert 0 <= pictures.min() <= pictures.max() <= 1
         assert size[1] == 1 or pictures.std() > 0.1
+
+
+def test_collages_are_textured_at_all_scales_and_depend_on_the_seed_alone() -> None:
+    def gradients(make: Any) -> np.ndarray:
+        pictures = np.stack([make(np.random.default_rng(i), 3, 96, 96) for i in range(12)])
+        grey = pictures.mean(axis=1)
+        return np.array([np.abs(grey[:, :, step:] - grey[:, :, :-step]).mean() for step in (1, 2, 4, 8)])
+
+    assert (gradients(collage) > 1.5 * gradients(scene)).all()
+    one, again, other = (collage(np.random.default_rng(seed), 3, 40, 24) for seed in (1, 1, 2))
+    assert (one == again).all()
+    assert np.abs(one - other).mean() > 0.05
 
 
 def test_probe_knows_the_true_moments() -> None:
