@@ -223,7 +223,10 @@ def _make_up_images(job: Job, reference: Session, recipe: Path | None) -> None:
         job.only_exact = True
         job.notes.append(f"only exact passes ran: {error}")
         return
-    job.notes.append("not verified by real data: ranges and quality come from synthesised images; give --calib")
+    job.notes.append(
+        "not verified by real data: ranges and quality come from synthesised images; give --calib. "
+        "The more the original is sure of an image's class, the more that counts for the agreement"
+    )
     if limits and recipe is None:
         job.notes.append(
             f"no batch norms tell what images look like: taken for {job.ctx.calibration.description}; "

@@ -88,6 +88,9 @@ class ImageJudge:
 
     A candidate is judged by what the integer `kernels` of another processor make of it, where these are given.
 
+    Made-up images are of no class, and of many the original itself is unsure: which class comes out then says little.
+    On them each choice counts as much as the original is sure of it.
+
     Raises DataError when the metric does not suit the data or the model.
     """
 
@@ -177,7 +180,8 @@ class ImageJudge:
     def _expected(self) -> Expected:
         from lpcc.quality import Expected, class_outputs
 
-        return Expected(self._reference, self._data.head(_COMPARED_SAMPLES), class_outputs(self.original))
+        data = self._data.head(_COMPARED_SAMPLES)
+        return Expected(self._reference, data, class_outputs(self.original), by_margin=data.is_synthetic)
 
     @cached_property
     def _original_scores(self) -> dict[str, float]:

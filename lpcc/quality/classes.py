@@ -20,6 +20,7 @@ _MOVES = frozenset(
 _SHIFTS = frozenset({"Add", "BatchNormalization", "Div", "Mul", "Sub"})
 """Those with constants: a bias, a temperature."""
 _LINEAR = frozenset({"AveragePool", "Conv", "Gemm", "GlobalAveragePool", "MatMul", "ReduceMean"})
+_LEAST_MARGIN = 1e-3
 _BOX = 4
 _COLOURS = 3
 
@@ -41,6 +42,23 @@ class Classes:
         broken = np.isnan(scores).any(axis=1) if scores.dtype.kind == "f" else False
         chosen: Array = np.where(broken, -1, scores.argmax(axis=1))
         return chosen
+
+    def margins(self, output: Array) -> Array:
+        """How sure each choice is: by how much its probability exceeds the next one's, 0.001 at least.
+
+        Scores that are no probabilities are taken for their logarithms. 1 where it cannot be told, or with a NaN.
+        """
+        if self.axis is None:
+            return np.ones(output.size)
+        rows = np.moveaxis(output, self.axis, -1).astype(np.float64)
+        rows = rows.reshape(-1, rows.shape[-1])
+        with np.errstate(all="ignore"):  # what is not finite gives NaN, and that 1
+            if not (rows.min(initial=0.0) >= 0 and np.allclose(rows.sum(axis=1), 1, atol=1e-3)):
+                rows = np.exp(rows - rows.max(axis=1, keepdims=True))
+                rows /= rows.sum(axis=1, keepdims=True)
+            next_best, best = np.partition(rows, -2, axis=1)[:, -2:].T
+            margins: Array = np.maximum(np.nan_to_num(best - next_best, nan=1.0), _LEAST_MARGIN)
+        return margins
 
 
 def class_outputs(model: onnx.ModelProto) -> dict[str, Classes]:

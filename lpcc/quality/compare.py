@@ -153,10 +153,13 @@ def compare_runs(
     runs: Iterable[tuple[int, Mapping[str, Array], Mapping[str, Array]]],
     names: Sequence[str],
     classes: Mapping[str, Classes] | None = None,
+    *,
+    by_margin: bool = False,
 ) -> Comparison:
     """The named outputs of runs that took place: the number of samples in each, expected values, and those found.
 
-    Outputs that are no tensors of numbers on one side are left out. `classes` are those of `compare`.
+    Outputs that are no tensors of numbers on one side are left out. `classes` are those of `compare`. With `by_margin`
+    each choice of a class counts as much towards the agreement as the reference is sure of it (`Classes.margins`).
     """
     differences: dict[str, Difference] = {}
     hits: dict[str, Hits] = {}
@@ -168,7 +171,8 @@ def compare_runs(
             differences.setdefault(name, Difference()).add(expected[name], found[name])
             same = _same(expected[name], found[name], None if classes is None else classes.get(name), classes is None)
             if same is not None:
-                hits.setdefault(name, Hits()).add(same)
+                weights = classes[name].margins(expected[name]) if by_margin and classes is not None else None
+                hits.setdefault(name, Hits()).add(same, weights)
         samples += count
     return Comparison(
         samples,

@@ -27,13 +27,15 @@ class Expected:
         *,
         batch: int = 16,
         limit: int = _HELD_BYTES,
+        by_margin: bool = False,
     ) -> None:
-        """`classes` are the outputs that choose between classes; see `lpcc.quality.class_outputs`."""
+        """`classes` are the outputs that choose between classes; `by_margin` is that of `compare_runs`."""
         self._reference = reference
         self._dataset = dataset
         self._classes = classes
         self._batch = batch
         self._limit = limit
+        self._by_margin = by_margin
         self._held: list[dict[str, Array]] = []
         self._bytes = 0
 
@@ -46,7 +48,7 @@ class Expected:
         names = [spec.name for spec in self._reference.outputs]
         require(names, candidate)
         runs = ((one.count, expected, run(candidate, one)) for one, expected in self._pairs())
-        return compare_runs(runs, names, self._classes)
+        return compare_runs(runs, names, self._classes, by_margin=self._by_margin)
 
     def _pairs(self) -> Iterator[tuple[Batch, Mapping[str, Array]]]:
         held = list(self._held)

@@ -125,13 +125,13 @@ class Noise:
 class Hits:
     """How many of the samples seen were hits."""
 
-    hits: int = 0
-    samples: int = 0
+    hits: float = 0
+    samples: float = 0
 
-    def add(self, hit: Array) -> None:
-        """Take in booleans, one per sample."""
-        self.hits += int(np.count_nonzero(hit))
-        self.samples += hit.size
+    def add(self, hit: Array, weights: Array | None = None) -> None:
+        """Take in booleans, one per sample, and how much each sample counts, by default 1."""
+        self.hits += float(np.count_nonzero(hit) if weights is None else weights[hit].sum())
+        self.samples += float(hit.size if weights is None else weights.sum())
 
     @property
     def percent(self) -> float:

@@ -117,3 +117,30 @@ def test_noise_of_layers_counts_what_they_lose(network: onnx.ModelProto, images:
     noise = [10 ** (-judge.layer_noise(network, result, ["c2"])["c2"] / 10) for judge in (plain, cut)]
     assert noise[1] == pytest.approx(noise[0] + 10 ** (-lost.sqnr_db / 10), rel=1e-9)
     assert noise[1] > noise[0]
+
+
+def _linear(shift: np.ndarray, flip: float = 1.0) -> onnx.ModelProto:
+    """``y = flip * x + shift`` for 10 classes."""
+    text = "g (float[N,10] x) => (float[N,10] y)\n<float[10,10] w, float[10] b>\n{ y = Gemm(x, w, b) }"
+    model = read_model(f'<ir_version: 8, opset_import: ["": 17]>\n{text}')
+    values = {"w": flip * np.eye(10, dtype=np.float32), "b": shift.astype(np.float32)}
+    for tensor in model.graph.initializer:
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values[tensor.name], tensor.name))
+    return model
+
+
+@pytest.mark.parametrize("made_up", [True, False])
+def test_on_made_up_images_choices_count_as_much_as_the_original_is_sure(made_up: bool) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((40, 10)).astype(np.float32)
+    x[::2] *= 0.01  # of these nobody can tell the class
+    x[1::2] = 8 * np.eye(10, dtype=np.float32)[rng.integers(0, 10, 20)]
+    real = Dataset.from_arrays({"x": x})
+    data = Dataset(real._source, real._inputs, is_synthetic=made_up)
+    judge = ImageJudge(_linear(np.zeros(10)), Context(calibration=data), Budget(None, None, None, None))
+    slightly_off = judge(_linear(rng.normal(0, 0.1, 10)))
+    assert slightly_off.agreement is not None
+    assert (slightly_off.problem is None) is made_up
+    assert (slightly_off.agreement > 99) is made_up
+    assert judge(_linear(np.zeros(10), flip=-1.0)).problem is not None
+    assert judge(_linear(np.zeros(10))).agreement == pytest.approx(100)

@@ -93,3 +93,17 @@ def test_pixels_are_counted():
     data = Dataset.from_arrays({"x": np.random.default_rng(0).normal(size=(2, 8, 6, 6)).astype(np.float32)})
     assert compare(maps("1.0"), maps("2.0"), data).agreements == {"y": 100.0}
     assert compare(maps("1.0"), maps("-1.0"), data).agreements == {"y": 0.0}
+
+
+def test_margins_are_those_of_probabilities_or_of_scores_as_their_logarithms() -> None:
+    rows = np.array([[0.7, 0.1, 0.2], [0.3, 0.4, 0.3]], np.float32)
+    for scores in (rows, np.log(rows) + 5):
+        np.testing.assert_allclose(Classes(1).margins(scores), [0.5, 0.1], atol=1e-5)
+    maps = np.moveaxis(rows.reshape(1, 1, 2, 3), -1, 1)
+    np.testing.assert_allclose(Classes(1).margins(maps), [0.5, 0.1], atol=1e-5)
+
+
+def test_margins_where_there_is_little_to_tell() -> None:
+    odd = np.array([[1.0, 1.0], [np.nan, 0.0], [np.inf, np.inf]], np.float32)
+    assert Classes(1).margins(odd).tolist() == [0.001, 1.0, 1.0]
+    assert Classes(None).margins(np.array([[3], [1]])).tolist() == [1.0, 1.0]

@@ -125,6 +125,13 @@ def test_hits() -> None:
     assert hits.percent == 75
 
 
+def test_hits_by_weight() -> None:
+    hits = Hits()
+    hits.add(np.array([True, False, True]), np.array([0.5, 0.1, 0.2]))
+    hits.add(np.array([False]), np.array([0.2]))
+    assert hits.percent == pytest.approx(70)
+
+
 @settings(max_examples=100, deadline=None)
 @given(PAIRS, st.sampled_from([0.0, math.nan, math.inf]), st.booleans())
 def test_noise_alone_is_the_same_ratio(pair: tuple[np.ndarray, np.ndarray], odd: float, twice: bool) -> None:
