@@ -168,6 +168,9 @@ class MixedPrecision(Pass):
 
     def _check(self, options: Choices, base: Outcome, whole: Outcome, goal: Outcome) -> None:
         """Say what is possible where a limit is out of reach even by itself. Raises Infeasible."""
+        for layer, given in zip(options.layers, options.options, strict=True):
+            if not any(all(map(math.isfinite, option.values())) for option in given.values()):
+                raise Infeasible(f"onnxruntime runs `{layer}` in none of its choices ({', '.join(given)})")
         least, fastest = base.bytes + options.ends("bytes")[0], base.ms + options.ends("ms")[0]
         if least > goal.bytes:
             share = math.ceil(1000 * least / whole.bytes) / 1000

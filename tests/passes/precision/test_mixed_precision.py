@@ -143,6 +143,12 @@ def test_what_cannot_be_met_is_an_error(model):
         ran(model, speedup=1000.0)
 
 
+def test_a_layer_that_runs_in_no_choice_is_named(model, monkeypatch):
+    monkeypatch.setattr("lpcc.passes.precision.mixed_precision._damage", lambda *_: np.inf)
+    with pytest.raises(Infeasible, match="runs `first` in none of its choices"):
+        ran(model, size=0.9)
+
+
 def test_layers_taken_back_leave_a_reason_and_the_graph(model):
     graph, changes, _ = ran(model, size=0.6, skip=("third",))
     assert not changes
