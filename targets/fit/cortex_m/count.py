@@ -16,6 +16,7 @@ import io
 import random
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ _HEAD = f"""\
 """
 _HEAD_S16 = f"""\
 # As cmsis-nn.csv, for kernels with activations of 16 bits, weights of 8 and biases of 64: release {_NEW[1:]} on both.
+# dsp-s8: int8 kernels of that release with the DSP extension, to compare with.
 """
 
 
@@ -106,9 +108,12 @@ def _fits(call: Call) -> bool:
 
 
 class Emulator:
-    """Builds the guests and counts calls of int8 kernels, or of those with activations of 16 bits."""
+    """Builds the guests and counts calls of int8 kernels, or of those with activations of 16 bits.
 
-    def __init__(self, library: Path, folder: Path, *, wide: bool = False) -> None:
+    `dsp` is the version of the kernels with the DSP extension.
+    """
+
+    def __init__(self, library: Path, folder: Path, *, wide: bool = False, dsp: str = _OLD) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.plugin = folder / "thumb.so"
@@ -116,7 +121,7 @@ class Emulator:
         linux = (_GUEST / "linux.c", "-Wl,-Ttext-segment=0x10000")
         m4 = ("-mcpu=cortex-m4", "-mfpu=fpv4-sp-d16")
         self._wide = wide
-        self.dsp = self._build(library, _NEW if wide else _OLD, "dsp", *m4, *linux)
+        self.dsp = self._build(library, dsp, "dsp", *m4, *linux)
         self.mve = self._build(library, _NEW, "mve", "-mcpu=cortex-m55", _GUEST / "bare.c", "-T", _GUEST / "bare.ld")
         self._before: dict[str, tuple[int, int, int]] = {}
 
@@ -184,19 +189,22 @@ def main() -> None:
     parser.add_argument("build", type=Path, help="a folder for what is built")
     given = parser.parse_args()
     folder = Path(__file__).parent.parent / "counts"
-    _write(folder / "cmsis-nn.csv", _HEAD, Emulator(given.library, given.build / "s8"))
-    _write(folder / "cmsis-nn-s16.csv", _HEAD_S16, Emulator(given.library, given.build / "s16", wide=True))
+    old = Emulator(given.library, given.build / "s8")
+    new = Emulator(given.library, given.build / "s8-new", dsp=_NEW)
+    wide = Emulator(given.library, given.build / "s16", wide=True, dsp=_NEW)
+    _write(folder / "cmsis-nn.csv", _HEAD, {"dsp": (old, "dsp"), "mve": (old, "mve")})
+    _write(folder / "cmsis-nn-s16.csv", _HEAD_S16, {"dsp": (wide, "dsp"), "mve": (wide, "mve"), "dsp-s8": (new, "dsp")})
 
 
-def _write(path: Path, head: str, emulator: Emulator) -> None:
+def _write(path: Path, head: str, sets: Mapping[str, tuple[Emulator, str]]) -> None:
     names = ("set", *Call.__dataclass_fields__, "mac", "other")
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(head)
         table = csv.writer(file, lineterminator="\n")
         table.writerow(names)
-        for instructions in ("dsp", "mve"):
+        for name, (emulator, instructions) in sets.items():
             for call in calls():
-                table.writerow((instructions, *astuple(call), *emulator.count(instructions, call)))
+                table.writerow((name, *astuple(call), *emulator.count(instructions, call)))
 
 
 if __name__ == "__main__":

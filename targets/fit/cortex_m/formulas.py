@@ -114,9 +114,29 @@ class Count:
 
 def counts(instructions: InstructionSet, activations: Activations = "int8") -> list[Count]:
     """The counts that are kept in the repository."""
-    text = (files("lpcc.targets.fit") / "counts" / _COUNTS[activations]).read_text(encoding="utf-8")
+    return [_count(row) for row in _read(_COUNTS[activations], instructions)]
+
+
+def newer() -> dict[str, float]:
+    """By kind: instructions of the int8 kernels that tables of the DSP extension state, over those of release 7.0.0.
+
+    The median over all calls. Kernels for int16 are of that release: times this they compare with those for int8.
+    """
+    old = {_key(row): row for row in _read("cmsis-nn.csv", "dsp")}
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for row in _read("cmsis-nn-s16.csv", "dsp-s8"):
+        ratios[_count(row).kind].append(_count(old[_key(row)]).total / _count(row).total)
+    return {kind: float(np.median(values)) for kind, values in ratios.items()}
+
+
+def _key(row: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(value for name, value in row.items() if name not in ("set", "mac", "other"))
+
+
+def _read(name: str, instructions: str) -> list[dict[str, str]]:
+    text = (files("lpcc.targets.fit") / "counts" / name).read_text(encoding="utf-8")
     rows = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
-    return [_count(row) for row in rows if row["set"] == instructions]
+    return [row for row in rows if row["set"] == instructions]
 
 
 def _count(row: dict[str, str]) -> Count:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lpcc.cost.table import COLUMNS
-from lpcc.targets.fit.cortex_m.formulas import CLASSES, Activations, Formula, InstructionSet, formulas
+from lpcc.targets.fit.cortex_m.formulas import CLASSES, Activations, Formula, InstructionSet, formulas, newer
 from lpcc.targets.fit.cortex_m.rates import group_of
 
 Rows = dict[tuple[str, str, str, str], float]
@@ -27,7 +27,7 @@ _ESTIMATES = (
 )
 _S16 = (
     "int16: kernels with activations of 16 bits and weights of 8, counted in release 7.0.0 "
-    "(targets/fit/counts/cmsis-nn-s16.csv)."
+    "(targets/fit/counts/cmsis-nn-s16.csv), times what int8 kernels take here over what they take in that release."
 )
 _FLOATS = "float32: scalar code with an FPU; per product {extra} instructions besides the multiplication, {source}."
 _FLOAT_SOURCE = {
@@ -57,6 +57,8 @@ def write(folder: Path, factors: Mapping[str, float]) -> None:
 def _counted(instructions: InstructionSet, activations: Activations = "int8") -> Rows:
     """Formulas for integers: those of counted kernels, what follows from them, and estimates."""
     found = formulas(instructions, activations)
+    if activations == "int16" and instructions == "dsp":
+        found = {kind: _times(formula, newer()[kind]) for kind, formula in found.items()}
     rows: Rows = {}
     for kind in ("conv", "depthwise", "gemm", "pool", "softmax"):
         rows.update(_rows(kind, found[kind], activations))
@@ -81,6 +83,10 @@ def _counted(instructions: InstructionSet, activations: Activations = "int8") ->
         rows[kind, activations, "other", term] = value
         rows[kind, activations, "other", "one"] = 150.0
     return rows
+
+
+def _times(formula: Formula, factor: float) -> Formula:
+    return {name: {term: factor * value for term, value in terms.items()} for name, terms in formula.items()}
 
 
 def _rows(kind: str, formula: Formula, activations: Activations = "int8") -> Rows:
