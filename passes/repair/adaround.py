@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
@@ -68,7 +68,8 @@ class AdaRound(Pass):
         def solver(site: Site) -> Solver:
             return _Learned(site, self.steps, self.batch, ctx.rng(f"adaround {site.name}"))
 
-        return Repair(solver, _Learned.per_image, "rounding learned", self.images, self.skip).run(graph, ctx)
+        key = str(replace(self, skip=()))
+        return Repair(solver, _Learned.per_image, "rounding learned", self.images, self.skip, key).run(graph, ctx)
 
     def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
         """Nothing: no cost depends on which integers there are."""

@@ -27,6 +27,7 @@ from lpcc.calibrate.parts import Walk, part
 from lpcc.calibrate.patches import NoPatches
 from lpcc.errors import ModelError
 from lpcc.graph import to_proto
+from lpcc.passes.repair.digests import digests
 from lpcc.passes.repair.sites import Rounding, Site, Undo, sites
 from lpcc.pipeline import Changes, Context
 from lpcc.quality.noise import Noise, noise_parts
@@ -71,7 +72,9 @@ class Solver(ABC):
 class Repair:
     """How the layers of a network are repaired: `solver` starts on a layer, `what` is said of one that was changed.
 
-    At most `images` images are used; layers named in `skip` are left alone.
+    At most `images` images are used; layers named in `skip` are left alone. What a layer came to is kept in the
+    context, for the same pass on a network that is the same up to there: the guard takes one layer back and runs it
+    again.
     """
 
     solver: Callable[[Site], Solver]
@@ -79,6 +82,8 @@ class Repair:
     what: str
     images: int
     skip: tuple[str, ...]
+    key: str
+    """The options that the solver depends on, as text."""
 
     def run(self, graph: gs.Graph, ctx: Context) -> Changes:
         """Repair `graph` in place towards `ctx.unquantized`."""
@@ -125,22 +130,42 @@ class _Run:
         before = self._noise()
         kept: list[tuple[Site, Undo]] = []
         walk = Walk(to_proto(self.graph), [batch.feeds for batch in self.batches])
+        known: dict[bytes, Rounding | str] = self.ctx.keep("repair: layers", dict)
+        keys = self._keys(found)
         for start in range(0, len(found), _AHEAD):
             some = found[start : start + _AHEAD]
-            limits = [self.how.per_image(site, self.images) for site in some]
-            for place, (site, limit, wanted) in enumerate(
-                zip(some, limits, self._targets(some, limits), strict=True), start
-            ):
+            fresh = [site for site in some if keys[site.name] not in known]
+            limits = [self.how.per_image(site, self.images) for site in fresh]
+            work = {s.name: (r, w) for s, r, w in zip(fresh, limits, self._targets(fresh, limits), strict=True)}
+            for place, site in enumerate(some, start):
                 self.ctx.progress("repair", place, len(found))
-                try:
-                    rounding = self._solve(site, walk, wanted, limit)
-                except (NoPatches, ModelError) as why:
-                    self.changes.refuse(site.name, str(why))
+                key = keys[site.name]
+                if site.name in work:
+                    limit, wanted = work.pop(site.name)
+                    try:
+                        known[key] = self._solve(site, walk, wanted, limit).packed()
+                    except (NoPatches, ModelError) as why:
+                        known[key] = str(why)
+                outcome = known[key]
+                if isinstance(outcome, str):
+                    self.changes.refuse(site.name, outcome)
                     continue
                 with edit.Edit(self.graph) as editing:
-                    kept.append((site, site.write(editing, rounding)))
+                    kept.append((site, site.write(editing, outcome.unpacked())))
         self.ctx.progress("repair", len(found), len(found))
         self._settle(kept, before)
+
+    def _keys(self, found: Sequence[Site]) -> dict[str, bytes]:
+        """By name of a layer what its repair depends on: the networks up to there, and which layers are repaired."""
+        marks = {site.layer.node.outputs[0].name: f"{site.name} {site.bounds}" for site in found}
+        here, wanted = digests(to_proto(self.graph), marks), digests(self.float_model)
+
+        def key(site: Site) -> bytes:
+            node = site.layer.node  # what it writes may be called otherwise if the next layer is in float
+            said = [self.how.key, self.images, marks[node.outputs[0].name], edit.op(node), sorted(node.attrs.items())]
+            return b" ".join([repr(said).encode(), *(here[t.name] for t in node.inputs if t.name), wanted[site.target]])
+
+        return {site.name: key(site) for site in found}
 
     def _settle(self, kept: Sequence[tuple[Site, Undo]], before: Noise) -> None:
         """Keep as many of the first repairs as bring the whole network closer: all, half of them, a quarter ..."""
@@ -192,6 +217,8 @@ class _Run:
         """For each layer, rows of what it should write, batch by batch; an empty list where there are none."""
         from lpcc.runtime import Session
 
+        if not some:
+            return []
         names = list(dict.fromkeys(site.target for site in some))
         session = Session(part(self.float_model, names))
         found: list[list[Array]] = [[] for _ in some]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, ClassVar
 
@@ -48,7 +48,8 @@ class Refit(Pass):
         """Fit the layers of the main graph; see the class."""
         solver = partial(Sums, compensate=False)
         what = "weights and bias fitted to what the layer reads"
-        return Repair(solver, Sums.per_image, what, self.images, self.skip).run(graph, ctx)
+        key = str(replace(self, skip=()))
+        return Repair(solver, Sums.per_image, what, self.images, self.skip, key).run(graph, ctx)
 
     def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
         """Nothing: no cost depends on which integers there are."""

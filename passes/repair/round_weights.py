@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, ClassVar, Literal
 
@@ -52,7 +52,8 @@ class RoundWeights(Pass):
         """Round the weights of the main graph anew; see the class."""
         solver = partial(Sums, compensate=True, search=self.scales == "search")
         what = "weights rounded with compensation"
-        return Repair(solver, Sums.per_image, what, self.images, self.skip).run(graph, ctx)
+        key = str(replace(self, skip=()))
+        return Repair(solver, Sums.per_image, what, self.images, self.skip, key).run(graph, ctx)
 
     def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
         """Nothing: no cost depends on which integers there are."""

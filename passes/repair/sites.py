@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,14 @@ class Rounding:
         """The weights, float64 (groups, depth, outputs)."""
         weights: Array = self.integers * self.scales.astype(np.float64)
         return weights
+
+    def packed(self) -> Rounding:
+        """The same with its integers in two bytes, to be kept."""
+        return replace(self, integers=self.integers.astype(np.int16))
+
+    def unpacked(self) -> Rounding:
+        """The same with its integers as float64 again."""
+        return replace(self, integers=self.integers.astype(np.float64))
 
     def same(self, other: Rounding) -> bool:
         """Whether two roundings of one layer are equal."""

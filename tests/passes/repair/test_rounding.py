@@ -99,6 +99,47 @@ def test_the_same_images_give_the_same_bytes(item, context):
     assert results[0] == results[1]
 
 
+NAMED = CHAIN.replace("c2 = ", "[two] c2 = ").replace("c3 = ", "[three] c3 = ").replace("    y = ", "    [four] y = ")
+NAMED = NAMED.replace("    c1 = ", "    [one] c1 = ")
+
+
+@pytest.mark.parametrize("item", PASSES, ids=str)
+@pytest.mark.parametrize(("back", "solved"), [("four", set()), ("three", {"four"}), ("one", {"two", "three", "four"})])
+def test_layers_before_one_that_went_back_are_not_repaired_again(item, back, solved, context, monkeypatch):
+    model = read_model(NAMED)
+    ctx, again = context(model), context(model)
+    item.run(quantised(model, ctx), ctx)
+
+    seen = set()
+    solve = driver._Run._solve
+    monkeypatch.setattr(
+        driver._Run, "_solve", lambda self, site, *rest: seen.add(site.name) or solve(self, site, *rest)
+    )
+    options = f"ranges=mse min-work=0 weight-bits=4 skip={back}"
+    graph = quantised(model, ctx, options)
+    item.run(graph, ctx)
+    assert seen == solved
+
+    fresh = quantised(model, again, options)
+    item.run(fresh, again)
+    assert to_proto(graph).SerializeToString(deterministic=True) == to_proto(fresh).SerializeToString(
+        deterministic=True
+    )
+
+
+def test_other_options_are_other_repairs(context, monkeypatch):
+    model = read_model(NAMED)
+    ctx = context(model)
+    RoundWeights().run(quantised(model, ctx), ctx)
+    seen = []
+    solve = driver._Run._solve
+    monkeypatch.setattr(driver._Run, "_solve", lambda self, site, *rest: seen.append(site) or solve(self, site, *rest))
+    for item, count in ((RoundWeights(), 0), (RoundWeights(scales="search"), 4), (RoundWeights(images=9), 4)):
+        seen.clear()
+        item.run(quantised(model, ctx), ctx)
+        assert len(seen) == count
+
+
 def refused(item, graph, ctx) -> list[str]:
     before = to_proto(graph).SerializeToString(deterministic=True)
     changes = item.run(graph, ctx)
@@ -171,7 +212,7 @@ def test_what_does_not_help_its_layer_is_not_written(context):
     model = read_model(CHAIN)
     ctx = context(model)
     graph = quantised(model, ctx)
-    reasons = refused(Repair(_Worse, _Worse.per_image, "moved", 128, ()), graph, ctx)
+    reasons = refused(Repair(_Worse, _Worse.per_image, "moved", 128, (), "worse"), graph, ctx)
     assert reasons == ["taken back: on images kept apart its output comes no closer to the float one"] * 4
 
 
