@@ -88,6 +88,15 @@ def test_a_stated_preprocessing_is_followed():
     assert "in [-2, 2]" in data.description
 
 
+def test_without_batch_norms_images_are_collages_and_with_them_what_these_tell():
+    model = _relu6(4.4, -2.1)
+    assert "collages in" in Dataset.synthetic(model, 4, 0, limits=_limits(model)).description
+    recipe = Preprocess(divide=255.0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    stated = Dataset.synthetic(model, 4, 0, preprocess=recipe, limits=_limits(model))
+    assert "collages in [-2, 2]" in stated.description
+    assert "scenes in" in Dataset.synthetic(model, 4, 0).description
+
+
 def _quantised(model: onnx.ModelProto) -> bool:
     return any(node.op_type == "QuantizeLinear" for node in model.graph.node)
 
@@ -115,16 +124,21 @@ def test_without_limits_it_stays_in_float():
 
 
 @pytest.mark.slow
-def test_mobilenet_keeps_most_of_its_classes_without_images(zoo: Any):
+def test_mobilenet_keeps_its_classes_without_images(zoo: Any):
     name = "mobilenetv2_imagenet"
-    result = lpcc.optimize(zoo.model(name), target="x86-avx512-vnni", pipeline="exact,quantize{ranges=mse}")
+    result = lpcc.optimize(zoo.model(name), target="x86-avx512-vnni")
     assert _quantised(result.model)
-    images, _ = zoo.eval(name, 300)
+    assert result.report.verdict.kept == "optimised"  # no layer went back to float
+    images, labels = zoo.eval(name, 300)
 
-    def classes(model: Any) -> Any:
+    def scores(model: Any) -> Any:
         session = Session(model)
         parts = [{k: v[i : i + 20] for k, v in images.items()} for i in range(0, 300, 20)]
-        scores = np.concatenate([next(iter(session.run(part).values())) for part in parts])
-        return scores.argmax(axis=1)
+        return np.concatenate([next(iter(session.run(part).values())) for part in parts])
 
-    assert (classes(zoo.model(name)) == classes(result.model)).mean() > 0.9
+    before, after = scores(zoo.model(name)), scores(result.model)
+    top = before.argmax(axis=1), after.argmax(axis=1)
+    # Seen: 96.3 %, 22.8 dB and a fall by 4 images of 300. That is more than one point.
+    assert (top[0] == top[1]).mean() >= 0.95
+    assert np.square(before).sum() >= 10**2.1 * np.square(before - after).sum()
+    assert (top[0] == labels).mean() - (top[1] == labels).mean() < 5.5 / 300
