@@ -15,7 +15,8 @@ from lpcc.formats.narrow import limits
 
 Array = np.ndarray[Any, Any]
 
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
+"""Operators that have weights and do most of the work."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,18 +86,26 @@ def params_of(tensor: gs.Tensor) -> Params | None:
     maker = tensor.inputs[0] if len(tensor.inputs) == 1 else None
     if maker is None or edit.op(maker) != "DequantizeLinear":
         return None
-    scale, zero = edit.const(maker.inputs[1]), edit.const(edit.inp(maker, 2))
-    if scale is None or scale.size != 1:
+    return scale_and_zero(maker, maker.inputs[0].dtype)
+
+
+def scale_and_zero(node: gs.Node, dtype: Any = None) -> Params | None:
+    """What a QuantizeLinear or DequantizeLinear makes, or takes, of one scale; None for any other.
+
+    `dtype` is that of the integers where no zero point says it; without one there are none then.
+    """
+    scale, zero = edit.const(node.inputs[1]), edit.const(edit.inp(node, 2))
+    if scale is None or scale.size != 1 or (zero is None and dtype is None) or (zero is not None and zero.size != 1):
         return None
-    dtype = maker.inputs[0].dtype if zero is None else zero.dtype
-    return Params(np.float32(scale.reshape(())), 0 if zero is None else int(zero.reshape(())), np.dtype(dtype))
+    kind = np.dtype(dtype if zero is None else zero.dtype)
+    return Params(np.float32(scale.reshape(())), 0 if zero is None else int(zero.reshape(())), kind)
 
 
 def quantized_layers(graph: gs.Graph) -> list[QuantizedLayer]:
     """The layers of the main graph with integer weights of one scale, or one per index of an axis, and zero point 0."""
     found = []
     for node in graph.nodes:
-        if edit.op(node) not in _LAYERS:
+        if edit.op(node) not in LAYERS:
             continue
         weight = _dequantize(edit.inp(node, 1))
         stored = () if weight is None else parts(weight.inputs[0], _channel_axis(node))

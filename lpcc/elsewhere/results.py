@@ -8,6 +8,8 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.bounds import clip_bounds
+from lpcc.analysis.quantized import scale_and_zero
 from lpcc.formats.affine import Params
 
 EIGHT_BITS = {np.dtype(np.int8): 3, np.dtype(np.uint8): 2}
@@ -27,7 +29,7 @@ def quantized_result(editing: edit.Edit, node: gs.Node) -> tuple[gs.Node, Params
         tail, after = after, editing.only_user(after.outputs[0])
     if after is None or edit.op(after) != "QuantizeLinear":
         return None
-    params = _written_by(after)
+    params = scale_and_zero(after)
     if params is None or params.dtype not in EIGHT_BITS or (tail is not None and not _superfluous(tail, params)):
         return None
     return after, params, tail
@@ -35,19 +37,7 @@ def quantized_result(editing: edit.Edit, node: gs.Node) -> tuple[gs.Node, Params
 
 def _superfluous(tail: gs.Node, params: Params) -> bool:
     """Whether clipping to the integers clips to the limits of an activation already."""
-    low, high = 0.0, math.inf
-    if edit.op(tail) == "Clip":
-        ends = [edit.inp(tail, 1), edit.inp(tail, 2)]
-        if any(end is not None and edit.scalar(end) is None for end in ends):
-            return False
-        least, most = (None if end is None else edit.scalar(end) for end in ends)
-        low, high = (-math.inf if least is None else least), (math.inf if most is None else most)
+    low, high = clip_bounds(tail) if edit.op(tail) == "Clip" else (0.0, math.inf)
+    if low is None or high is None:
+        return False
     return params.low >= low and params.high <= high
-
-
-def _written_by(quantizer: gs.Node) -> Params | None:
-    """Scale and zero point of a QuantizeLinear; None where they are not one constant each."""
-    scale, zero = edit.const(quantizer.inputs[1]), edit.const(edit.inp(quantizer, 2))
-    if scale is None or scale.size != 1 or zero is None or zero.size != 1:
-        return None
-    return Params(np.float32(scale.reshape(())), int(zero.reshape(())), np.dtype(zero.dtype))

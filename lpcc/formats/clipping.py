@@ -31,7 +31,7 @@ def squared_error_magnitudes(values: Array, axis: int | None, largest: int) -> A
         0,
         SQUARED,
     )
-    return np.minimum(scales.reshape(most.shape) * largest, most)
+    return np.asarray(np.minimum(scales.reshape(most.shape) * largest, most))
 
 
 def best_magnitudes(most: Array, errors: Array) -> Array:

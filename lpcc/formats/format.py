@@ -11,12 +11,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from lpcc.formats.affine import SMALLEST, Array
+from lpcc.formats.affine import SMALLEST
 
+Array = np.ndarray[Any, Any]
 Codes = tuple[Array, ...]
 """Integers that stand for numbers, in arrays of the shape of the numbers: one, or one for each term of a sum."""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.quantized import LAYERS
 from lpcc.pipeline import Changes
 
 _OPSET = 13  # the first in which DequantizeLinear has an axis
 _INTEGER = frozenset({"ConvInteger", "MatMulInteger", "QAttention", "QGemm", "DynamicQuantizeMatMul", "MatMulNBits"})
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _KINDS = {
     "QDQ": "QuantizeLinear and DequantizeLinear around its layers",
@@ -51,7 +51,7 @@ def _quantised(graph: gs.Graph) -> str | None:
             layers, quantised = layers + weighs, quantised + weighs
         elif op in _CONVERSIONS or op == "DynamicQuantizeLinear":
             kinds.append("QDQ")
-        elif op in _LAYERS and len(node.inputs) > 1:
+        elif op in LAYERS and len(node.inputs) > 1:
             stored = any(_is_stored_in_integers(tensor) for tensor in node.inputs[:2])
             weighs = stored or any(isinstance(tensor, gs.Constant) for tensor in node.inputs[:2])
             layers, quantised = layers + weighs, quantised + stored

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.bounds import clip_bounds
 
 
 class Role(Enum):
@@ -215,9 +216,7 @@ def activation_bounds(node: gs.Node) -> Bounds | None:
         return 0.0, np.inf
     if op != "Clip":
         return None
-    low, high = edit.inp(node, 1), edit.inp(node, 2)
-    least = -np.inf if low is None else edit.scalar(low)
-    most = np.inf if high is None else edit.scalar(high)
+    least, most = clip_bounds(node)
     if least is None or most is None or not least <= 0.0 < most:
         return None
     return least, most

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.quantized import LAYERS
 from lpcc.formats.affine import Params
 from lpcc.passes.quantize.bits import Formats, Width
 from lpcc.passes.quantize.operators import (
@@ -30,7 +31,6 @@ KEPT = "named in `keep`"
 _SLOWER = "is predicted to take longer on integers here, with the conversions that they need"
 _PICKY = frozenset({"AveragePool", "MaxPool", "ReduceMax", "Resize"})
 """Operators whose integer kernels are slow on what no integer kernel made: then the layout is the wrong one."""
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -202,12 +202,12 @@ class Planner:
         """Report what is left alone: layers with weights and those to be skipped, others if they read integers."""
         for node in self._graph.nodes:
             reason = self._reasons.get(id(node))
-            is_asked = reason in (SKIPPED, KEPT) or edit.op(node) in _LAYERS
+            is_asked = reason in (SKIPPED, KEPT) or edit.op(node) in LAYERS
             if reason is not None and (is_asked or any(self._is_made_as_integer(t) for t in node.inputs)):
                 self._changes.refuse(node, reason)
             for body in edit.subgraphs(node):
                 for inner in edit.nodes(body):
-                    if edit.op(inner) in _LAYERS:
+                    if edit.op(inner) in LAYERS:
                         self._changes.refuse(inner, f"stands in a body of {edit.op(node)}")
 
     def _each(self) -> Iterator[tuple[gs.Node, Unit]]:

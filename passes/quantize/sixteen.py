@@ -18,6 +18,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.quantized import LAYERS
 from lpcc.analysis.runtimes import runtime_of
 from lpcc.passes.quantize.bits import Formats, Width
 from lpcc.passes.quantize.operators import Role
@@ -34,7 +35,6 @@ _WHY = {
     "vela": "the cost model of Ethos-U knows activations of 8 bits alone",
 }
 _OTHERS = "no kernels for activations of 16 bits are known of its runtime"
-_LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 
 def refusal(target: Target | None) -> str | None:
@@ -103,4 +103,4 @@ def convert(graph: gs.Graph, placement: Placement, wide: frozenset[str]) -> Form
 
 def is_layer(node: gs.Node) -> bool:
     """Whether a node is a layer with weights, for which bits are asked for by name."""
-    return edit.op(node) in _LAYERS
+    return edit.op(node) in LAYERS
