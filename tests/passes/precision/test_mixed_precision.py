@@ -134,6 +134,19 @@ def test_speedup_lets_go_of_integers_where_that_is_affordable(model):
     assert fast[1.0] < fast[most] == 4
 
 
+def test_sixteen_bits_are_chosen_where_they_cost_no_bytes(model):
+    noise = {}
+    for choices in (("8",), ("16", "8")):
+        graph, ctx = graph_of(model), context(model, "arm-cortex-m4")
+        using = "quantize{ranges=mse}"
+        MixedPrecision(using=using, processes=1, size=1.01, choices=choices).run(graph, ctx)
+        images = next(iter(ctx.calibration.batches(32))).feeds
+        exact = Session(model).run(images)["y"]
+        noise[choices] = np.square(Session(to_proto(graph)).run(images)["y"] - exact).sum()
+        assert any(layer.input_params.dtype == np.int16 for layer in quantized_layers(graph)) == ("16" in choices)
+    assert noise["16", "8"] < 0.5 * noise["8",]
+
+
 def test_what_cannot_be_met_is_an_error(model):
     with pytest.raises(
         Infeasible, match=r"no choice of bits takes 0.3 of the bytes in 8 bits: the least possible is 0\.[56]"
