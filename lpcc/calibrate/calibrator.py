@@ -9,6 +9,7 @@ import numpy as np
 
 from lpcc.calibrate.histograms import Array
 from lpcc.calibrate.joined import Joined
+from lpcc.calibrate.parts import glimpse
 from lpcc.calibrate.probes import Probe, attach, probes_of, tensors_from_zero
 from lpcc.calibrate.streams import Statistics, Stream
 
@@ -23,9 +24,9 @@ _PER_SAMPLE = (256, 8192)
 """Least and greatest number of those that come from one image."""
 _BATCH_VALUES = 1 << 22
 """Values of all wanted tensors together that a batch may have: they should stay in the processor's cache."""
-_ENOUGH = 250
-"""Images that each tensor is looked at on, if there are so many."""
-_MOST_TURNS = 4
+_ENOUGH = {"sampled": 250, "image": 250, "all": 100}
+"""Images that each tensor is binned on, if there are so many, by whose extremes are exact."""
+_MOST_TURNS = {"sampled": 4, "image": 4, "all": 10}
 _BLOCK = 32
 """Images that follow each other in one turn; greatest batch."""
 
@@ -47,7 +48,7 @@ def collect(
     """Run `model` over `data` once and gather the statistics of the named float32 tensors of its main graph, by name.
 
     Of a large feature map the same grid of pixels is looked at in each image. Where there are many images the tensors
-    take turns, each with at least 250 images spread over all; blocks of images, not batches, change turns. So the
+    take turns, each with at least 250 images spread over all (100 where `extremes` is "all"); blocks of images, not batches, change turns. So the
     result does not depend on the batch size (chosen to suit the processor's cache where it is None). `extremes` says
     of what the least and the greatest value are to be those: the more, the longer it takes. `progress` is told the
     images done and their number. Tensors of other types, and those that held no finite number, are left out of the
@@ -57,23 +58,18 @@ def collect(
         ModelError: onnxruntime cannot run the model, or makes no tensor of such a name.
         DataError: a sample turns out to be wrong.
     """
-    from lpcc.runtime import Session, with_outputs
-
-    inputs = {info.name for info in model.graph.input}
     wanted = list(dict.fromkeys(names))
-    made = [name for name in wanted if name not in inputs]
     done, total = 0, len(data)
-    first = next(iter(data.head(1).batches(1)), None)
-    if first is None or not wanted:
+    values = glimpse(model, wanted, data)
+    if not values:
         return {}
-    values = {**first.feeds, **Session(with_outputs(model, made)).run(first.feeds, made)}
     shapes = {
         name: (1, *value.shape[1:])
         for name in wanted
         if isinstance(value := values[name], np.ndarray) and value.dtype == np.float32 and value.size
     }
     values = {}
-    turns = int(np.clip(total // _ENOUGH, 1, _MOST_TURNS))
+    turns = int(np.clip(total // _ENOUGH[extremes], 1, _MOST_TURNS[extremes]))
     per_sample = int(np.clip(_WANTED * turns // total, *_PER_SAMPLE))
     run = _Run(model, shapes, per_sample, extremes, turns, threads)
     values_per_sample = sum(int(np.prod(shape)) for shape in shapes.values())

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lpcc.calibrate.histograms import Array
+from lpcc.calibrate.parts import glimpse
 
 if TYPE_CHECKING:
     import onnx
@@ -56,11 +57,9 @@ def measure_channels(
 
     inputs = {info.name for info in model.graph.input}
     wanted = list(dict.fromkeys(names))
-    made = [name for name in wanted if name not in inputs]
-    first = next(iter(data.head(1).batches(1)), None)
-    if first is None or not wanted:
+    values = glimpse(model, wanted, data)
+    if not values:
         return {}
-    values = {**first.feeds, **Session(with_outputs(model, made)).run(first.feeds, made)}
     ranks = {name: value.ndim for name in wanted if _has_channels(value := values[name])}
     probed = with_outputs(model, ())  # a copy
     outputs = {name: _reductions(probed, name) for name, rank in ranks.items() if rank >= 3 and name not in inputs}

@@ -17,6 +17,8 @@ from lpcc.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
+    from lpcc.data import Dataset
+
 Array = np.ndarray[Any, Any]
 Feeds = Sequence[Mapping[str, Array]]
 """Values of tensors by name, batch by batch."""
@@ -49,6 +51,23 @@ def part(model: onnx.ModelProto, outputs: Sequence[str], given: Feeds = ()) -> o
     graph.input.extend(info for info in model.graph.input if info.name in needed)
     graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(outputs) if name not in at_hand)
     return result
+
+
+def glimpse(model: onnx.ModelProto, names: Sequence[str], data: Dataset) -> dict[str, Array]:
+    """What tensors of the main graph, inputs among them, are for the first image; empty where there is none.
+
+    Raises:
+        ModelError: onnxruntime cannot run the model, or makes no tensor of such a name.
+        DataError: a sample turns out to be wrong.
+    """
+    from lpcc.runtime import Session, with_outputs
+
+    first = next(iter(data.head(1).batches(1)), None)
+    if first is None or not names:
+        return {}
+    inputs = {info.name for info in model.graph.input}
+    made = [name for name in names if name not in inputs]
+    return {**first.feeds, **Session(with_outputs(model, made)).run(first.feeds, made)}
 
 
 def order(model: onnx.ModelProto) -> dict[str, int]:
