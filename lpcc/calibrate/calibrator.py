@@ -48,7 +48,8 @@ def collect(
     """Run `model` over `data` once and gather the statistics of the named float32 tensors of its main graph, by name.
 
     Of a large feature map the same grid of pixels is looked at in each image. Where there are many images the tensors
-    take turns, each with at least 250 images spread over all (100 where `extremes` is "all"); blocks of images, not batches, change turns. So the
+    take turns, each with at least 250 images spread over all (100 where `extremes` is "all"); blocks of images, not
+    batches, change turns. So the
     result does not depend on the batch size (chosen to suit the processor's cache where it is None). `extremes` says
     of what the least and the greatest value are to be those: the more, the longer it takes. `progress` is told the
     images done and their number. Tensors of other types, and those that held no finite number, are left out of the

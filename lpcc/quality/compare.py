@@ -203,7 +203,7 @@ def layer_sqnr(
     dataset: Dataset,
     pairs: Mapping[str, str],
     *,
-    batch: int = 4,
+    batch: int = 1,
     optimise: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
