@@ -105,8 +105,7 @@ def attach(
 
     outputs = list(outputs)
     copy = with_outputs(model, ())
-    # In this order onnxruntime takes a little less time: its schedule follows that of the nodes without readers.
-    copy.graph.node.extend(nodes[name] for name in reversed(outputs) if name in nodes)
+    copy.graph.node.extend(nodes[name] for name in outputs if name in nodes)
     copy.graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 3]), _AXES))
     joined.attach(copy)
     return with_outputs(copy, [*outputs, *joined.outputs])

@@ -195,7 +195,8 @@ def _operands(node: gs.Node, result: gs.Node | None, values: Mapping[str, Array]
 def _coarse(exact: Array) -> Cause:
     """Whether a channel (axis 1) takes up the range of all."""
     if exact.ndim > 1 and exact.shape[1] > 1:
-        reach = np.abs(np.moveaxis(exact, 1, 0).reshape(exact.shape[1], -1)).max(axis=1)
+        others = tuple(axis for axis in range(exact.ndim) if axis != 1)
+        reach = np.maximum(exact.max(axis=others), -exact.min(axis=others))
         typical = float(np.median(reach))
         if typical > 0 and float(reach.max()) > _FAR * typical:
             far = int(reach.argmax())
@@ -238,5 +239,11 @@ def _through(node: gs.Node, values: Array, weights: Array) -> float:
         [numpy_helper.from_array(weights.astype(np.float32), "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
-    found = Session(model).run({"x": values.astype(np.float32)})["y"]
-    return float(np.square(found.astype(np.float64)).sum())
+    session = Session(model)
+    # The first axis of a Conv is that of the images: one at a time takes little memory.
+    parts = np.split(values, len(values)) if edit.op(node) == "Conv" else [values]
+    energy = 0.0
+    for part in parts:
+        found = session.run({"x": part.astype(np.float32, copy=False)})["y"]
+        energy += float(np.square(found.astype(np.float64)).sum())
+    return energy
