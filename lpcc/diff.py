@@ -19,8 +19,8 @@ from lpcc.errors import ModelError
 if TYPE_CHECKING:
     import onnx
 
-    from lpcc.elsewhere import Kernels
     from lpcc.runtime import Array
+    from lpcc.simulate import Kernels
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ def numbers(
     Raises:
         ModelError: onnxruntime refuses a model, or cannot run it on the feeds.
     """
-    from lpcc.elsewhere import kernels_here, stand_in
     from lpcc.runtime import Session
+    from lpcc.simulate import kernels_here, stand_in
 
     first = Session(a, optimise=False)
     if kernels is None:

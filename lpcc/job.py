@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
 
     from lpcc.data import Dataset
-    from lpcc.elsewhere import Kernels
     from lpcc.runtime import Session
+    from lpcc.simulate import Kernels
 
 _SYNTHETIC_IMAGES = 64
 _CHECKED_SAMPLES = 2
@@ -139,7 +139,7 @@ def open_job(
 
 def _kernels(target: Target, emulate: str | None) -> Kernels | None:
     """Whose kernels to judge by: those asked for, else the target's. None: just run it here."""
-    from lpcc.elsewhere import kernels_here, kernels_named, kernels_of
+    from lpcc.simulate import kernels_here, kernels_named, kernels_of
 
     if emulate is not None:
         return kernels_named(emulate)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lpcc.calibrate.histograms import Array
 from lpcc.calibrate.joined import Joined
-from lpcc.calibrate.parts import glimpse
+from lpcc.calibrate.partial import glimpse
 from lpcc.calibrate.probes import Probe, attach, probes_of, tensors_from_zero
 from lpcc.calibrate.streams import Statistics, Stream
 

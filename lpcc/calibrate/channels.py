@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lpcc.calibrate.histograms import Array
-from lpcc.calibrate.parts import glimpse
+from lpcc.calibrate.partial import glimpse
 
 if TYPE_CHECKING:
     import onnx

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lpcc import edit
-from lpcc.calibrate.parts import part
+from lpcc.calibrate.partial import part
 from lpcc.formats.affine import Params
 
 if TYPE_CHECKING:

@@ -43,10 +43,10 @@ def diff(
 
     from lpcc import diff as differences
     from lpcc.cli.feeds import data_feeds, random_feeds
-    from lpcc.elsewhere import kernels_named
     from lpcc.errors import ModelError
     from lpcc.graph import load, to_proto
     from lpcc.report.plain import to_plain
+    from lpcc.simulate import kernels_named
 
     kernels = None if emulate is None else kernels_named(emulate)
     graph_a, graph_b = load(a), load(b)

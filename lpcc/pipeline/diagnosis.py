@@ -21,7 +21,7 @@ from lpcc.pipeline.syntax import Pipeline
 
 if TYPE_CHECKING:
     from lpcc.data import Dataset
-    from lpcc.elsewhere import Saturation
+    from lpcc.simulate import Saturation
 
 Array = np.ndarray[Any, Any]
 

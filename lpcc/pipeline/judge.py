@@ -16,10 +16,10 @@ from lpcc.pipeline.guard import Judgement
 
 if TYPE_CHECKING:
     from lpcc.data import Dataset
-    from lpcc.elsewhere import Kernels, Saturation
     from lpcc.pipeline.context import Context
     from lpcc.quality import Comparison, Expected, Metric
     from lpcc.runtime import Session
+    from lpcc.simulate import Kernels, Saturation
 
 DEFAULT_AGREEMENT = 90.0
 DEFAULT_SQNR_DB = 15.0
@@ -142,7 +142,7 @@ class ImageJudge:
         """The layers of a model that saturate; none where kernels do not."""
         if self.kernels != "x86-novnni":
             return []
-        from lpcc.elsewhere import saturation
+        from lpcc.simulate import saturation
 
         if self._saturated is None or self._saturated[0] is not model:
             self._saturated = (model, saturation(model, self.few))
@@ -158,7 +158,7 @@ class ImageJudge:
         data = self.ctx.evaluation or self.ctx.calibration
         if data is None:
             raise UsageError("there are no images to judge the result on: give --calib or --eval")
-        from lpcc.elsewhere import kernels_here
+        from lpcc.simulate import kernels_here
 
         slow = self.kernels == "x86-novnni" != kernels_here()  # emulated sum by sum
         return data.head(_COMPARED_SAMPLES) if slow else data
@@ -166,8 +166,8 @@ class ImageJudge:
     def _candidate(self, model: onnx.ModelProto) -> Session:
         if self.kernels is None:
             return self._session(model)
-        from lpcc.elsewhere import kernels_here, stand_in
         from lpcc.runtime import Session
+        from lpcc.simulate import kernels_here, stand_in
 
         model = stand_in(model, self.kernels, kernels_here())
         return Session(model, threads=os.cpu_count() or 1, signed=True)

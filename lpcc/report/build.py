@@ -26,8 +26,8 @@ from lpcc.report.versions import versions
 
 if TYPE_CHECKING:
     from lpcc.driver import Decision
-    from lpcc.elsewhere import Saturation
     from lpcc.job import Job
+    from lpcc.simulate import Saturation
 
 
 def build_report(job: Job, decision: Decision, file_bytes: int, output: str | None) -> Report:

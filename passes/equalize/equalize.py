@@ -15,8 +15,8 @@ import onnx_graphsurgeon as gs
 from lpcc import edit
 from lpcc.analysis.macs import macs
 from lpcc.analysis.shapes import bind
-from lpcc.calibrate.apart import BATCH, Feeds
 from lpcc.calibrate.channels import Channels, measure_channels
+from lpcc.calibrate.holdout import BATCH, Feeds
 from lpcc.graph import clone, to_proto
 from lpcc.passes.equalize.scales import Equaliser, Room, magnitudes, room
 from lpcc.passes.equalize.tied import Ties, ties

@@ -1,6 +1,6 @@
 """Tensors that share a scale, and a float network in which one such group is quantised, from some place of it on.
 
-What lies before the group (`lpcc.calibrate.parts.Walk`) need not run again for each range that is tried for it.
+What lies before the group (`lpcc.calibrate.partial.Walk`) need not run again for each range that is tried for it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from lpcc.calibrate.parts import Array, Feeds, part
+from lpcc.calibrate.partial import Array, Feeds, part
 from lpcc.formats.affine import Params, activation_params, symmetric_params
 
 Interval = tuple[float, float]

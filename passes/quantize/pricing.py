@@ -17,8 +17,8 @@ from lpcc.cost import CostModel
 from lpcc.cost.machine import Network
 from lpcc.formats.affine import activation_params
 from lpcc.graph import clone, from_proto
-from lpcc.passes.quantize.cut import Choice, Wire, cheapest
 from lpcc.passes.quantize.emit import WeightScheme, Writer
+from lpcc.passes.quantize.min_cut import Choice, Wire, cheapest
 from lpcc.passes.quantize.placement import Placement, Unit
 
 if TYPE_CHECKING:

@@ -20,9 +20,9 @@ from lpcc.passes.quantize.bits import Formats, WeightBits, Width, parse_bits, ra
 from lpcc.passes.quantize.effort import Effort
 from lpcc.passes.quantize.emit import WeightScheme, Writer
 from lpcc.passes.quantize.groups import Group
-from lpcc.passes.quantize.local import Choice
 from lpcc.passes.quantize.lowering import lower
 from lpcc.passes.quantize.operators import Role
+from lpcc.passes.quantize.output_ranges import Choice
 from lpcc.passes.quantize.placement import Placement
 from lpcc.passes.quantize.placing import Wishes, matching, place
 from lpcc.passes.quantize.ranging import RangeOptions, Ranges, Ranging
@@ -52,8 +52,8 @@ class Quantize(Pass):
     Ranges come from one streaming run over the calibration images (`lpcc.calibrate`): extremes (``minmax``), the moving
     average of those of each image (``average``), a share of the values (``percentile``), the least divergence
     (``entropy``), the least squared error (``mse``); from searches that start there and widen or narrow each range by
-    what it does to the layers that read the tensor (``output``, see `lpcc.passes.quantize.local`), or to the network's
-    outputs (``auto``, see `lpcc.passes.quantize.refine`).
+    what it does to the layers that read the tensor (``output``, see `lpcc.passes.quantize.output_ranges`), or to the
+    network's outputs (``auto``, see `lpcc.passes.quantize.auto_ranges`).
 
     Weights of 4 and 2 bits (`weight_bits`, `bits`; their scales: `lpcc.formats.narrow`) are stored as int4 and int2
     behind a Cast to int8, for which the opset is raised to 21 and 25; kernels stay the same. `mixed-precision` chooses

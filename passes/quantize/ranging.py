@@ -12,14 +12,14 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lpcc.calibrate import Extremes, Method, Statistics, collect, joint
-from lpcc.calibrate.apart import BATCH, used_and_apart
+from lpcc.calibrate.holdout import BATCH, used_and_apart
 from lpcc.data import Dataset
 from lpcc.passes.quantize import sixteen
+from lpcc.passes.quantize.auto_ranges import closest, outputs_of, refine
 from lpcc.passes.quantize.effort import Effort
 from lpcc.passes.quantize.groups import Group
-from lpcc.passes.quantize.local import Choice, refine_locally
+from lpcc.passes.quantize.output_ranges import Choice, refine_locally
 from lpcc.passes.quantize.placement import Placement
-from lpcc.passes.quantize.refine import closest, outputs_of, refine
 from lpcc.pipeline import Context
 from lpcc.quality.noise import noise_parts
 

@@ -19,7 +19,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
-from lpcc.calibrate.parts import Feeds, Walk, order
+from lpcc.calibrate.partial import Feeds, Walk, order
 from lpcc.formats.affine import Array, Params, quantize, quantize_weights
 from lpcc.formats.clipping import SHARES, best_magnitudes, largest_magnitudes, squared_error_magnitudes
 from lpcc.passes.quantize.bits import Width

@@ -10,9 +10,9 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc.calibrate.patches import NoPatches
-from lpcc.passes.repair.driver import Repair, Solver
-from lpcc.passes.repair.sites import Rounding, Site
-from lpcc.passes.repair.soft import learn
+from lpcc.passes.repair.layers import Rounding, Site
+from lpcc.passes.repair.layerwise import Repair, Solver
+from lpcc.passes.repair.soft_rounding import learn
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 
 Array = np.ndarray[Any, Any]

@@ -11,14 +11,14 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.quantized import QuantizedLayer, quantized_layers
-from lpcc.calibrate.apart import used_and_apart
 from lpcc.calibrate.channels import image_means
-from lpcc.calibrate.parts import Feeds, Walk
+from lpcc.calibrate.holdout import used_and_apart
+from lpcc.calibrate.partial import Feeds, Walk
 from lpcc.graph import clone, to_proto
 from lpcc.match import NoMatch
 from lpcc.passes.normalize.linear import Linear
 from lpcc.passes.repair.expected_means import expected_means
-from lpcc.passes.repair.held import images_held
+from lpcc.passes.repair.memory import images_held
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass
 from lpcc.quality.noise import Noise, noise_parts
 

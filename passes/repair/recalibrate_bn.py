@@ -10,10 +10,10 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.purity import trains
-from lpcc.calibrate.apart import used_and_apart
-from lpcc.calibrate.parts import Walk
+from lpcc.calibrate.holdout import used_and_apart
+from lpcc.calibrate.partial import Walk
 from lpcc.graph import to_proto
-from lpcc.passes.repair.held import images_held
+from lpcc.passes.repair.memory import images_held
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 
 Array = np.ndarray[Any, Any]

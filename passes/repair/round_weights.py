@@ -8,8 +8,8 @@ from typing import Annotated, ClassVar, Literal
 
 import onnx_graphsurgeon as gs
 
-from lpcc.passes.repair.driver import Repair
-from lpcc.passes.repair.sums import Sums
+from lpcc.passes.repair.gram_rounding import Sums
+from lpcc.passes.repair.layerwise import Repair
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from onnx import parser
 
-from lpcc.calibrate.apart import used_and_apart
 from lpcc.calibrate.channels import image_means, measure_channels
+from lpcc.calibrate.holdout import used_and_apart
 from lpcc.data import Dataset
 from lpcc.errors import ModelError
 from lpcc.runtime import Session

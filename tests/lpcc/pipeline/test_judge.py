@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import lpcc
-from lpcc import elsewhere
+from lpcc import simulate
 from lpcc.data import Dataset
 from lpcc.errors import UsageError
 from lpcc.pipeline import Context
@@ -65,19 +65,19 @@ def quantized(network: onnx.ModelProto, images: Dataset, target: str, **options:
     ],
 )
 def test_kernels_of_targets(target: str, kernels: str | None) -> None:
-    assert elsewhere.kernels_of(Target.load(target)) == kernels
+    assert simulate.kernels_of(Target.load(target)) == kernels
 
 
 def test_an_arm_target_is_judged_by_what_arm_computes(network: onnx.ModelProto, images: Dataset) -> None:
     found = quantized(network, images, "arm-cortex-a72")
     assert found.report.quality.emulated == "arm"
-    there = Session(elsewhere.stand_in(found.model, "arm", elsewhere.kernels_here()), signed=True)
+    there = Session(simulate.stand_in(found.model, "arm", simulate.kernels_here()), signed=True)
     expected = compare(network, there, images).worst_sqnr_db
     assert found.report.quality.sqnr_db == pytest.approx(expected, abs=1e-4)
 
 
 def test_no_kernels_are_emulated_where_they_are_here(network: onnx.ModelProto, images: Dataset) -> None:
-    if elsewhere.kernels_here() != "x86-vnni":
+    if simulate.kernels_here() != "x86-vnni":
         pytest.skip("this machine has other kernels")
     assert quantized(network, images, "x86-avx512-vnni").report.quality.emulated is None
 

@@ -10,7 +10,7 @@ from lpcc.analysis.macs import macs
 from lpcc.analysis.types import annotate
 from lpcc.data import Dataset
 from lpcc.graph import from_proto, load, to_proto
-from lpcc.passes.quantize import ranging, refine
+from lpcc.passes.quantize import auto_ranges, ranging
 from lpcc.passes.quantize.effort import Effort
 from lpcc.pipeline import Context, Pipeline
 from lpcc.pipeline.runner import run_pipeline
@@ -67,7 +67,7 @@ def test_work_behind_a_tensor():
 @pytest.mark.parametrize("images_afforded", [2, 5, 16])
 def test_fewer_images_where_they_are_more_work_and_none_where_too_few_are_left(images_afforded, monkeypatch):
     used, works = [], []
-    search = refine.refine
+    search = auto_ranges.refine
 
     def counted(model, groups, starts, feeds, *rest):
         used.append(sum(len(feed["x"]) for feed in feeds))

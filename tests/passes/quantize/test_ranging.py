@@ -9,13 +9,13 @@ import onnx.parser
 import pytest
 from onnx import numpy_helper
 
-from lpcc.calibrate.parts import Walk
+from lpcc.calibrate.partial import Walk
 from lpcc.data import Dataset
 from lpcc.graph import from_proto, to_proto
+from lpcc.passes.quantize.auto_ranges import closest, outputs_of, refine
 from lpcc.passes.quantize.groups import Group
-from lpcc.passes.quantize.local import readers, refine_locally
+from lpcc.passes.quantize.output_ranges import readers, refine_locally
 from lpcc.passes.quantize.ranging import Ranges
-from lpcc.passes.quantize.refine import closest, outputs_of, refine
 from lpcc.passes.quantize.weight_ranges import WeightRanges
 from lpcc.pipeline import Context, Pipeline
 from lpcc.pipeline.runner import run_pipeline
@@ -186,7 +186,7 @@ def test_the_same_images_give_the_same_bytes():
 def test_scales_depend_on_neither_batch_nor_threads(ranges, zoo, monkeypatch):
     """ResNet-8 of MLPerf Tiny: batches of 1, 3 and 16, one thread and two."""
     from lpcc.calibrate import collect
-    from lpcc.passes.quantize import ranging, refine
+    from lpcc.passes.quantize import auto_ranges, ranging
 
     path = zoo.model("mlperf_resnet8_cifar10")
     ((_, values),) = zoo.calib("mlperf_resnet8_cifar10", 40).items()
@@ -198,7 +198,7 @@ def test_scales_depend_on_neither_batch_nor_threads(ranges, zoo, monkeypatch):
             "collect",
             lambda *args, b=batch_size, t=threads, **given: collect(*args, **given, batch_size=b, threads=t),
         )
-        monkeypatch.setattr(refine, "_threads", lambda t=threads: t)
+        monkeypatch.setattr(auto_ranges, "_threads", lambda t=threads: t)
         found.append(scales(quantized(model, values, f"quantize{{ranges={ranges}}}")))
     assert len(found[0]) > 20
     for other in found[1:]:

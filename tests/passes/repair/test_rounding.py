@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from lpcc.analysis.quantized import quantized_layers
 from lpcc.graph import clone, from_proto, load, to_proto
 from lpcc.passes import AdaRound, Refit, RoundWeights
-from lpcc.passes.repair import driver
-from lpcc.passes.repair.compensate import compensated, fitted, nearest, polished
-from lpcc.passes.repair.driver import Repair, Solver
-from lpcc.passes.repair.sites import Rounding, Site, sites
+from lpcc.passes.repair import gptq, layerwise
+from lpcc.passes.repair.gptq import compensated, fitted, nearest, polished
+from lpcc.passes.repair.layers import Rounding, Site, sites
+from lpcc.passes.repair.layerwise import Repair, Solver
 from lpcc.pipeline import Changes, Pipeline
 from lpcc.pipeline.runner import run_pipeline
 from lpcc.quality.noise import Noise, noise_of
@@ -111,9 +111,9 @@ def test_layers_before_one_that_went_back_are_not_repaired_again(item, back, sol
     item.run(quantised(model, ctx), ctx)
 
     seen = set()
-    solve = driver._Run._solve
+    solve = layerwise._Run._solve
     monkeypatch.setattr(
-        driver._Run, "_solve", lambda self, site, *rest: seen.add(site.name) or solve(self, site, *rest)
+        layerwise._Run, "_solve", lambda self, site, *rest: seen.add(site.name) or solve(self, site, *rest)
     )
     options = f"ranges=mse min-work=0 weight-bits=4 skip={back}"
     graph = quantised(model, ctx, options)
@@ -132,8 +132,10 @@ def test_other_options_are_other_repairs(context, monkeypatch):
     ctx = context(model)
     RoundWeights().run(quantised(model, ctx), ctx)
     seen = []
-    solve = driver._Run._solve
-    monkeypatch.setattr(driver._Run, "_solve", lambda self, site, *rest: seen.append(site) or solve(self, site, *rest))
+    solve = layerwise._Run._solve
+    monkeypatch.setattr(
+        layerwise._Run, "_solve", lambda self, site, *rest: seen.append(site) or solve(self, site, *rest)
+    )
     for item, count in ((RoundWeights(), 0), (RoundWeights(scales="search"), 4), (RoundWeights(images=9), 4)):
         seen.clear()
         item.run(quantised(model, ctx), ctx)
@@ -177,14 +179,14 @@ def test_what_does_not_help_the_network_is_taken_back_from_the_end(context, monk
     ctx = context(model, count=64)
     graph = quantised(model, ctx)
     noises = iter([Noise(1.0, 0.1), Noise(0.9, 0.2), Noise(1.1, 0.05)])  # before, with all repairs, with the first half
-    monkeypatch.setattr(driver._Run, "_noise", lambda _: next(noises))
+    monkeypatch.setattr(layerwise._Run, "_noise", lambda _: next(noises))
     changes = RoundWeights().run(graph, ctx)
     taken_back = [r.node for r in changes.refused if "the network comes no closer" in r.reason]
     assert [rewrite.node for rewrite in changes.rewrites] == ["c1", "c2"]
     assert taken_back == ["c3", "y"]
 
     whole = quantised(model, ctx)
-    monkeypatch.setattr(driver._Run, "_noise", lambda _: Noise(1.0, 0.1))
+    monkeypatch.setattr(layerwise._Run, "_noise", lambda _: Noise(1.0, 0.1))
     reasons = refused(RoundWeights(), whole, ctx)
     assert reasons == ["taken back: on images kept apart the network comes no closer to the float one"] * 4
 
@@ -291,8 +293,6 @@ def test_inputs_that_have_nothing_to_do_with_each_other_are_rounded_to_the_neare
 
 
 def test_compensation_in_blocks_is_that_without(monkeypatch) -> None:
-    from lpcc.passes.repair import compensate
-
     rng = np.random.default_rng(1)
     site = site_of(rng.uniform(-7, 7, size=(150, 8)), 7)
     rows = rng.normal(size=(400, 150)) @ rng.normal(size=(150, 150))
@@ -304,7 +304,7 @@ def test_compensation_in_blocks_is_that_without(monkeypatch) -> None:
         return found, polished(site, found, site.float_weights, scales, gram)
 
     in_blocks = both()
-    monkeypatch.setattr(compensate, "_BLOCK", 150)
+    monkeypatch.setattr(gptq, "_BLOCK", 150)
     whole = both()
     np.testing.assert_array_equal(in_blocks[0], whole[0])
     np.testing.assert_array_equal(in_blocks[1], whole[1])

@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import onnx
 
-from lpcc.calibrate.parts import Array, Feeds, Walk, order
+from lpcc.calibrate.partial import Array, Feeds, Walk, order
 from lpcc.errors import ModelError
 from lpcc.passes.quantize.groups import Group, Interval, Quantized
-from lpcc.passes.quantize.local import Choice, Progress, descend, distinct
+from lpcc.passes.quantize.output_ranges import Choice, Progress, descend, distinct
 from lpcc.quality.noise import Noise, noise_parts
 
 _NEGLIGIBLE = 0.003

@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from lpcc.analysis.types import annotate
 from lpcc.data import Dataset
-from lpcc.elsewhere import kernels_here, saturation, stand_in
-from lpcc.elsewhere.saturating import _small_parts
-from lpcc.elsewhere.signs import with_activations
 from lpcc.graph import from_proto, load, to_proto
 from lpcc.pipeline import Context, Pipeline
 from lpcc.pipeline.runner import run_pipeline
 from lpcc.runtime import Session
+from lpcc.simulate import kernels_here, saturation, stand_in
+from lpcc.simulate.saturating import _small_parts
+from lpcc.simulate.signs import with_activations
 from lpcc.target import Target
 
 Array = np.ndarray[Any, Any]

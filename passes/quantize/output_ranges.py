@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import numpy as np
 import onnx
 
-from lpcc.calibrate.parts import Array, Feeds, Walk, order, part
+from lpcc.calibrate.partial import Array, Feeds, Walk, order, part
 from lpcc.passes.quantize.groups import Group, Interval, Quantized
 
 _TAILS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish"})

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from lpcc.calibrate.gram import Gram
-from lpcc.passes.repair.compensate import chosen_scales, compensated, fitted, nearest, polished
-from lpcc.passes.repair.driver import Solver
-from lpcc.passes.repair.sites import Rounding, Site
+from lpcc.passes.repair.gptq import chosen_scales, compensated, fitted, nearest, polished
+from lpcc.passes.repair.layers import Rounding, Site
+from lpcc.passes.repair.layerwise import Solver
 
 Array = np.ndarray[Any, Any]
 

@@ -15,8 +15,8 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.quantized import params_of
-from lpcc.elsewhere.results import EIGHT_BITS, quantized_result
 from lpcc.formats.affine import Params
+from lpcc.simulate.results import EIGHT_BITS, quantized_result
 
 _INT32, _DOUBLE = 6, 11  # types of ONNX tensors, for Cast
 _BITS = 21

@@ -13,9 +13,6 @@ from hypothesis import strategies as st
 
 from lpcc import edit
 from lpcc.data import Dataset
-from lpcc.elsewhere import stand_in
-from lpcc.elsewhere.arm import FixedPoint, sums_in_fixed_point
-from lpcc.elsewhere.signs import with_activations
 from lpcc.emulate import Emulator
 from lpcc.formats.affine import Params
 from lpcc.graph import from_proto, load, to_proto
@@ -23,6 +20,9 @@ from lpcc.pipeline import Context, Pipeline
 from lpcc.pipeline.runner import run_pipeline
 from lpcc.runtime import Session
 from lpcc.runtime.fused import count_kernels, optimised
+from lpcc.simulate import stand_in
+from lpcc.simulate.arm import FixedPoint, sums_in_fixed_point
+from lpcc.simulate.signs import with_activations
 from lpcc.target import Target
 from lpcc.testing.golden import read_model
 

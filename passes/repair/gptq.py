@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lpcc.passes.repair.sites import Rounding, Site
+from lpcc.passes.repair.layers import Rounding, Site
 
 Array = np.ndarray[Any, Any]
 

@@ -17,8 +17,8 @@ import onnx_graphsurgeon as gs
 from lpcc import edit
 from lpcc.analysis.quantized import QuantizedLayer, quantized_layers
 from lpcc.analysis.saturation import HIGHEST, LOWEST, Pairs, risky_pairs
-from lpcc.elsewhere.results import EIGHT_BITS, quantized_result
 from lpcc.formats.affine import Params
+from lpcc.simulate.results import EIGHT_BITS, quantized_result
 
 Array = np.ndarray[Any, Any]
 

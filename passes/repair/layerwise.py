@@ -23,12 +23,12 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.shapes import bind
-from lpcc.calibrate.parts import Walk, part
+from lpcc.calibrate.partial import Walk, part
 from lpcc.calibrate.patches import NoPatches
 from lpcc.errors import ModelError
 from lpcc.graph import to_proto
 from lpcc.passes.repair.digests import digests
-from lpcc.passes.repair.sites import Rounding, Site, Undo, sites
+from lpcc.passes.repair.layers import Rounding, Site, Undo, sites
 from lpcc.pipeline import Changes, Context
 from lpcc.quality.noise import Noise, noise_parts
 

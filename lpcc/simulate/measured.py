@@ -11,9 +11,9 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
-from lpcc.elsewhere.saturating import Cut, with_saturation
-from lpcc.elsewhere.signs import with_activations
 from lpcc.graph import from_proto, to_proto
+from lpcc.simulate.saturating import Cut, with_saturation
+from lpcc.simulate.signs import with_activations
 
 if TYPE_CHECKING:
     from lpcc.data import Dataset

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lpcc.passes.repair.sites import UNBOUNDED, Rounding, Site
+from lpcc.passes.repair.layers import UNBOUNDED, Rounding, Site
 
 Array = np.ndarray[Any, Any]
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import onnx
 
-from lpcc.elsewhere.arm import sums_in_fixed_point
-from lpcc.elsewhere.saturating import with_saturation
-from lpcc.elsewhere.signs import with_activations
 from lpcc.errors import UsageError
 from lpcc.graph import from_proto, to_proto
+from lpcc.simulate.arm import sums_in_fixed_point
+from lpcc.simulate.saturating import with_saturation
+from lpcc.simulate.signs import with_activations
 
 if TYPE_CHECKING:
     from lpcc.target import Target

@@ -8,7 +8,7 @@ that stand-ins were checked against: they are equal bit for bit but for what flo
 
 from __future__ import annotations
 
-from lpcc.elsewhere.kernels import KERNELS, Kernels, kernels_here, kernels_named, kernels_of, stand_in
-from lpcc.elsewhere.measured import Saturation, saturation
+from lpcc.simulate.kernels import KERNELS, Kernels, kernels_here, kernels_named, kernels_of, stand_in
+from lpcc.simulate.measured import Saturation, saturation
 
 __all__ = ["KERNELS", "Kernels", "Saturation", "kernels_here", "kernels_named", "kernels_of", "saturation", "stand_in"]

@@ -7,7 +7,7 @@ import onnx
 import pytest
 from onnx import parser
 
-from lpcc.calibrate.parts import Walk, order, part
+from lpcc.calibrate.partial import Walk, order, part
 from lpcc.data import Dataset
 from lpcc.errors import ModelError
 from lpcc.graph import load, to_proto

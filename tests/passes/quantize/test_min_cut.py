@@ -5,7 +5,7 @@ from itertools import product
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lpcc.passes.quantize.cut import Choice, Wire, cheapest
+from lpcc.passes.quantize.min_cut import Choice, Wire, cheapest
 
 COSTS = st.integers(0, 20).map(float)
 
