@@ -90,7 +90,7 @@ def optimize(
     eval: Images | None = None,  # noqa: A002 - the name of the command's option
     preprocess: str | Path | None = None,
     metric: str | None = None,
-    max_drop: float = 1.0,
+    max_drop: float | None = None,
     min_agreement: float | None = None,
     min_sqnr: float | None = None,
     emulate: str | None = None,
@@ -115,7 +115,7 @@ def optimize(
         eval: labelled images, of the same kinds.
         preprocess: TOML file that says how images become inputs.
         metric: how quality is judged with labels; ``top1`` by default.
-        max_drop: how many percentage points the metric may fall, with labels.
+        max_drop: how many percentage points the metric may fall; with labels 1 by default, without them an error.
         min_agreement: how many percent of the samples must keep their top class; without labels 90 by default.
         min_sqnr: how many dB the outputs' SQNR must have; without labels 15 by default for outputs that are no classes.
         emulate: whose integer kernels quality is judged by: ``arm``, ``x86-novnni`` or ``x86-vnni``; by default those
@@ -159,7 +159,7 @@ def plan(
     eval: Images | None = None,  # noqa: A002
     preprocess: str | Path | None = None,
     metric: str | None = None,
-    max_drop: float = 1.0,
+    max_drop: float | None = None,
     min_agreement: float | None = None,
     min_sqnr: float | None = None,
     emulate: str | None = None,
@@ -175,7 +175,7 @@ def plan(
         LpccError: as `optimize`.
     """
     Budget.of(metric, max_drop, min_agreement, min_sqnr, labelled=eval is not None)
-    budget = Budget.of(None, 100.0, None, None, labelled=False)
+    budget = Budget.of(None, None, None, None, labelled=False)
     device, steps = _asked(target, pipeline, preset, keep, only)
     job = open_job(model, device, steps, calib, eval, preprocess, budget, _context(seed, progress), emulate)
     if job.ctx.calibration is not None:

@@ -16,7 +16,7 @@ import onnx
 from lpcc import edit
 from lpcc.analysis.bounds import limited
 from lpcc.analysis.types import annotate
-from lpcc.errors import DataError, ModelError
+from lpcc.errors import DataError, ModelError, UsageError
 from lpcc.graph import clone, from_proto, load, to_proto
 from lpcc.pipeline import Context, Fidelity, Need, Pass, Pipeline
 from lpcc.pipeline.judge import Budget
@@ -131,10 +131,22 @@ def open_job(
         name, source, graph, original, device, steps, ctx, budget, reference, only_exact, kernels=judged_by, notes=notes
     )
     if reference is not None:
+        _check_floors(budget, original.model)
         _open_data(job, reference, calib, evaluation, preprocess)
     if not job.only_exact:
         check_needs(job.guarded_passes, ctx)
     return job
+
+
+def _check_floors(budget: Budget, original: onnx.ModelProto) -> None:
+    """Raise UsageError for a floor that no output of the model can be held to."""
+    from lpcc.quality import class_outputs
+
+    if budget.min_agreement is not None and not class_outputs(original):
+        raise UsageError(
+            f"--min-agreement {budget.min_agreement:g}: no output of the model is about classes that could agree: give "
+            "--min-sqnr"
+        )
 
 
 def _kernels(target: Target, emulate: str | None) -> Kernels | None:

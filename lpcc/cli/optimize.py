@@ -39,7 +39,10 @@ def optimize(
     keep: Annotated[
         list[str] | None,
         typer.Option(
-            "--keep", metavar="NODE", show_default=False, help="Layer that stays in float; `*` matches. Repeatable."
+            "--keep",
+            metavar="NODE",
+            show_default=False,
+            help="Layer that stays in float; `*` matches. Repeatable.",
         ),
     ] = None,
     only: Annotated[
@@ -64,8 +67,14 @@ def optimize(
         typer.Option("--metric", metavar="NAME", show_default=False, help="top1, top5, sqnr, ... or module:function."),
     ] = None,
     max_drop: Annotated[
-        float, typer.Option("--max-drop", min=0, help="Budget: points that the metric may fall, with --eval.")
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            "--max-drop",
+            min=0,
+            show_default="1 with labels",
+            help="Budget with --eval: points that the metric may fall.",
+        ),
+    ] = None,
     min_agreement: Annotated[
         float | None,
         typer.Option(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from json import JSONDecodeError, JSONDecoder
 from pathlib import Path
 from typing import Annotated
 
@@ -52,7 +54,7 @@ Emulate = Annotated[
         "--emulate",
         metavar="KERNELS",
         show_default=False,
-        help="Whose integer kernels quality is judged by: arm, x86-vnni, x86-novnni.",
+        help="Judge by what the integer kernels of arm, x86-vnni or x86-novnni compute; simulated here, no emulator.",
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything random.")]
@@ -82,15 +84,37 @@ def sizes(given: list[str] | None) -> dict[str, int]:
 
 
 def names(option: str, given: list[str] | None) -> tuple[str, ...]:
-    """Names that may also be given several at once, between commas.
+    """Names that may also be given several at once, between commas; a name in double quotes may hold some.
 
     Raises:
-        UsageError: one is empty; the message names `option`.
+        UsageError: one is empty, or quotes are not closed; the message names `option`.
     """
-    found = [name.strip() for text in given or [] for name in text.split(",")]
-    if not all(found):
-        raise UsageError(f"{option}: expected the name of a node between the commas")
+    found = [name for text in given or [] for name in _between_commas(option, text)]
     return tuple(dict.fromkeys(found))
+
+
+def _between_commas(option: str, text: str) -> Iterator[str]:
+    """The elements of a list as pipelines write it, with room around the commas."""
+    rest = text
+    while True:
+        rest = rest.lstrip()
+        if rest.startswith('"'):
+            try:
+                name, end = JSONDecoder().raw_decode(rest)
+            except JSONDecodeError:
+                raise UsageError(f"{option} {text}: unclosed or malformed quotes") from None
+            rest = rest[end:].lstrip()
+            if rest and not rest.startswith(","):
+                raise UsageError(f"{option} {text}: expected a comma behind the quotes, not `{rest}`")
+            _, comma, rest = rest.partition(",")
+        else:
+            name, comma, rest = rest.partition(",")
+            name = name.strip()
+        if not name:
+            raise UsageError(f"{option} {text}: expected the name of a node between the commas")
+        yield name
+        if not comma:
+            return
 
 
 def finite(option: str, value: float | None) -> float | None:

@@ -15,7 +15,7 @@ from lpcc.data.folder import FolderSource
 from lpcc.data.function import FunctionSource
 from lpcc.data.npz import NpzSource
 from lpcc.data.preprocess import Preprocess
-from lpcc.data.rows import LABELS, Rows, sample_axis, without_axis
+from lpcc.data.rows import LABELS, Rows, sample_axis
 from lpcc.data.source import Head, Source
 from lpcc.errors import DataError
 from lpcc.runtime.spec import Array, TensorSpec
@@ -79,7 +79,7 @@ class Dataset:
         where = "arrays" if isinstance(spec, Mapping) else str(spec)
         if not inputs:
             raise DataError(f"{where}: the model has no inputs to feed")
-        rows = Rows(without_axis(inputs), preprocess)
+        rows = Rows.of(inputs, preprocess)
         source = _in_memory(spec, rows) if isinstance(spec, Mapping) else _source(where, rows)
         if labels_needed and not source.labelled:
             raise DataError(f"{where}: has no labels: {_how_to_label(source)}")
@@ -95,7 +95,7 @@ class Dataset:
         """
         if inputs is None:
             inputs = tuple(TensorSpec(name, a.dtype, (None, *a.shape[1:])) for name, a in arrays.items())
-        return cls(ArraySource(arrays, labels, Rows(without_axis(inputs))), inputs)
+        return cls(ArraySource(arrays, labels, Rows.of(inputs)), inputs)
 
     @classmethod
     def synthetic(

@@ -13,6 +13,9 @@ from lpcc.data.preprocess import Preprocess
 from lpcc.errors import DataError
 from lpcc.runtime.spec import Array, Dim, TensorSpec, shape_text
 
+_IMAGE = 3
+"""Axes of one image: channels, height, width, in this order or another."""
+
 LABELS = "labels"
 """The key under which the truth lies beside the inputs."""
 
@@ -26,6 +29,13 @@ class Rows:
 
     specs: tuple[TensorSpec, ...]
     preprocess: Preprocess | None = None
+    together: int | None = None
+    """Samples that the model takes at a time, on the first axis of its inputs; None: any number."""
+
+    @classmethod
+    def of(cls, inputs: Sequence[TensorSpec], preprocess: Preprocess | None = None) -> Rows:
+        """Rows for a model of these inputs."""
+        return cls(without_axis(inputs), preprocess, sample_axis(inputs)[1])
 
     def check(self, where: str, found: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]]) -> int:
         """Check types and whole shapes by array name; gives the number of samples. Raises DataError naming `where`."""
@@ -81,7 +91,25 @@ class Rows:
         if not fits(row, spec.shape):
             raise DataError(
                 f"{what} has samples of shape {shape_text(row)}{made}, the model takes {shape_text(spec.shape)}"
+                f"{self._cure(row, spec.shape or ())}"
             )
+
+    def _cure(self, row: tuple[int, ...], wanted: tuple[Dim, ...]) -> str:
+        """What to do about samples of a wrong shape, where that can be told."""
+        if row[:1] == (self.together,) and fits(row[1:], wanted):
+            rows = f"(-1, {', '.join(map(str, row[1:]))})"
+            return (
+                f": the first axis of the model's input, {shape_text((self.together, *wanted))}, counts samples, "
+                f"{self.together} at a time; give the model a batch axis, or arrays of shape {rows}"
+            )
+        if len(row) + 1 == len(wanted) and fits(row, wanted[1:]):
+            return ": the first axis of an array is that of the samples; of a single one it has size 1"
+        if len(row) == len(wanted) == _IMAGE:
+            if fits((row[2], row[0], row[1]), wanted):
+                return ": channels are last, the model has them first: .transpose(0, 3, 1, 2)"
+            if fits((row[1], row[2], row[0]), wanted):
+                return ": channels are first, the model has them last: .transpose(0, 2, 3, 1)"
+        return ""
 
 
 def fits(row: tuple[int, ...], shape: tuple[Dim, ...] | None) -> bool:

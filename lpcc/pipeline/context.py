@@ -25,9 +25,10 @@ class Context:
 
     `calibration` is a stream of unlabelled images, real or synthesised; `evaluation` a labelled one. `unquantized` is
     the graph as it was before the last pass that rounded its weights, with the same names of nodes and tensors: what
-    passes that repair the rounding work towards. `hints` gives, for tensors that a batch norm made in the model as it
-    came, the mean and standard deviation of each channel (C,). `progress` is called with a description, the steps done
-    and the total (0 where unknown) by work that may take over a second.
+    passes that repair the rounding work towards. `returned` names the layers that the guard took back: they are in the
+    `skip` of passes, whether they are still there or not. `hints` gives, for tensors that a batch norm made in the
+    model as it came, the mean and standard deviation of each channel (C,). `progress` is called with a description, the
+    steps done and the total (0 where unknown) by work that may take over a second.
     """
 
     target: Target | None = None
@@ -35,6 +36,7 @@ class Context:
     evaluation: Dataset | None = None
     seed: int = 0
     unquantized: gs.Graph | None = None
+    returned: frozenset[str] = frozenset()
     hints: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
     progress: Callable[[str, int, int], None] = lambda _what, _done, _total: None
     _analyses: dict[Callable[[Any], Any], tuple[object, Any]] = field(default_factory=dict, repr=False)

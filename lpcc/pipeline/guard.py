@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import onnx
@@ -23,6 +23,7 @@ import onnx
 from lpcc.graph import clone, to_proto
 from lpcc.pipeline.base import Fidelity, Pass
 from lpcc.pipeline.context import Context
+from lpcc.pipeline.layers import can_skip
 from lpcc.pipeline.noise import LayerNoise, Noise, loudest, noise_of_layers, worst
 from lpcc.pipeline.runner import Hook, Record, run_pipeline
 from lpcc.pipeline.variant import Variant
@@ -101,6 +102,7 @@ def run_guarded(
             ctx.progress(f"{len(returned)} layers back to float", 0, 0)
         candidate = clone(exact)
         ctx.hints, ctx.unquantized = hints, None  # what passes found out of an earlier attempt
+        ctx.returned = frozenset(r.layer for r in returned)
         records = tuple(run_pipeline(candidate, skipping(passes, [r.layer for r in returned]), ctx, hooks, first=first))
         model = to_proto(candidate)
         return _Attempt(returned, candidate, model, records, judge(model), ctx.hints, ctx.unquantized)
@@ -111,7 +113,7 @@ def run_guarded(
         touched = {rewrite.node for record in tried.records for rewrite in record.changes.rewrites}
         noise = noise_of_layers(before, to_proto(before), tried.model, touched, layer_noise)
         ways = _more_back(tried.returned, noise)
-        if not ways or not any(_can_skip(item) for item in passes):
+        if not ways or not any(can_skip(item) for item in passes):
             return Outcome(exact, False, start.records, start.judgement, tried.returned)
         tried = min((attempt(way) for way in ways), key=lambda found: found.rank(ctx))
     ctx.hints, ctx.unquantized = tried.hints, tried.unquantized
@@ -163,14 +165,10 @@ def skipping(passes: Sequence[Pass], layers: Sequence[str]) -> list[Pass]:
     """The same passes with `layers` added to what they skip."""
     if not layers:
         return list(passes)
-    return [replace(p, skip=(*p.skip, *layers)) if _can_skip(p) else p for p in passes]  # type: ignore[attr-defined,call-arg]
+    return [replace(p, skip=(*p.skip, *layers)) if can_skip(p) else p for p in passes]  # type: ignore[attr-defined,call-arg]
 
 
 def _left(records: Sequence[Record]) -> bool:
     """Whether anything is left of what layers go back from; what prepares for it, or goes with it, does not count."""
-    rounding = [record for record in records if _can_skip(record.item)]
+    rounding = [record for record in records if can_skip(record.item)]
     return any(record.changes for record in rounding or records if record.item.fidelity is not Fidelity.EXACT)
-
-
-def _can_skip(item: Pass) -> bool:
-    return any(option.name == "skip" for option in fields(item))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lpcc.runtime import Session
     from lpcc.simulate import Kernels, Saturation
 
+DEFAULT_DROP = 1.0
 DEFAULT_AGREEMENT = 90.0
 DEFAULT_SQNR_DB = 15.0
 
@@ -47,28 +48,31 @@ class Budget:
     def of(
         cls,
         metric: str | None,
-        max_drop: float,
+        max_drop: float | None,
         min_agreement: float | None,
         min_sqnr: float | None,
         *,
         labelled: bool,
     ) -> Budget:
-        """The budget with what the user left open filled in.
+        """The budget with what the user left open, as None, filled in.
 
         A metric that has no value for the original itself cannot fall: then the floors are the budget.
 
         Raises:
-            UsageError: a number is out of its range, or there is no such metric.
+            UsageError: a number is out of its range, would have no effect, or there is no such metric.
         """
         from lpcc.quality import parse_metric
 
-        if not (math.isfinite(max_drop) and max_drop >= 0):
-            raise UsageError(f"--max-drop takes a number of percentage points from 0 on, not {max_drop:g}")
-        if min_agreement is not None and not 0 <= min_agreement <= 100:
-            raise UsageError(f"--min-agreement takes percent between 0 and 100, not {min_agreement:g}")
         name = metric or ("top1" if labelled else None)
         falls = name is not None and not parse_metric(name).needs_reference
-        return cls(name, max_drop if falls else None, min_agreement, min_sqnr)
+        if max_drop is not None:
+            _check_drop(max_drop, name, falls=falls)
+        if min_agreement is not None and not 0 <= min_agreement <= 100:
+            raise UsageError(f"--min-agreement takes percent between 0 and 100, not {min_agreement:g}")
+        if min_sqnr is not None and not math.isfinite(min_sqnr):
+            raise UsageError(f"--min-sqnr takes a finite number of decibels, not {min_sqnr:g}")
+        drop = DEFAULT_DROP if max_drop is None else max_drop
+        return cls(name, drop if falls else None, min_agreement, min_sqnr)
 
     @property
     def is_default(self) -> bool:
@@ -225,6 +229,24 @@ class ImageJudge:
         if budget.is_default and not likeness.unscored_sqnr_db >= DEFAULT_SQNR_DB:
             return f"an output keeps {likeness.unscored_sqnr_db:.1f} dB, the floor is {DEFAULT_SQNR_DB:g} dB"
         return None
+
+
+def _check_drop(max_drop: float, metric: str | None, *, falls: bool) -> None:
+    """Raise UsageError where a fall of the metric is out of its range, or none is measured."""
+    points = metric in (None, "top1", "top5")
+    if not (math.isfinite(max_drop) and 0 <= max_drop <= (100 if points else math.inf)):
+        expected = "percentage points between 0 and 100" if points else "a finite number from 0 on"
+        raise UsageError(f"--max-drop takes {expected}, not {max_drop:g}")
+    if metric is None:
+        raise UsageError(
+            f"--max-drop {max_drop:g} needs labels to measure a drop on: give labelled images with --eval, or a floor "
+            "that needs none, --min-agreement or --min-sqnr"
+        )
+    if not falls:
+        raise UsageError(
+            f"--max-drop {max_drop:g}: metric {metric} compares with the original and cannot fall: give "
+            "--min-agreement or --min-sqnr"
+        )
 
 
 def _together(first: float, second: float) -> float:

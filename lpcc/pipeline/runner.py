@@ -11,6 +11,7 @@ from lpcc.analysis.types import annotate
 from lpcc.errors import LpccError, PassError, UsageError
 from lpcc.pipeline.base import Changes, Need, Pass
 from lpcc.pipeline.context import Context
+from lpcc.pipeline.layers import with_names
 
 if TYPE_CHECKING:
     import onnx_graphsurgeon as gs
@@ -60,7 +61,7 @@ def run_pipeline(
     """Run passes in order over `graph`, in place. Hooks count the passes from `first` on.
 
     Raises:
-        UsageError: a pass needs what there is not.
+        UsageError: a pass needs what there is not, or is to skip a layer that there is not.
         PassError: a pass crashed, or a hook found that it broke the model.
     """
     passes = list(passes)
@@ -73,8 +74,9 @@ def run_pipeline(
             for hook in hooks:
                 hook.before(index, item, graph)
             start = time.perf_counter()
-            changes = item.run(graph, ctx)
-            record = Record(item, changes, time.perf_counter() - start)
+            named = with_names(item, graph, ctx)
+            changes = named.run(graph, ctx)
+            record = Record(named, changes, time.perf_counter() - start)
             if changes:
                 ctx.invalidate()
             records.append(record)

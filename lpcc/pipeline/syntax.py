@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -190,11 +191,12 @@ class _Parser:
             if name.replace("-", "_") in found:
                 raise self.error(start, f"option `{name}` is given twice")
             self.expect("=")
+            value = self.at
             found[name.replace("-", "_")] = self.value(name, known[name][0])
             if self.peek() == " ":
                 self.at += 1
             elif self.peek() != "}":
-                raise self.error(self.at, "expected a space, `}` or `,`")
+                raise self.error(self.at, self.unquoted(name, value) or "expected a space, `}` or `,`")
         self.expect("}")
         return found
 
@@ -254,6 +256,15 @@ class _Parser:
 
     def peek(self) -> str:
         return self.text[self.at] if self.at < len(self.text) else ""
+
+    def unquoted(self, name: str, start: int) -> str:
+        """How to write the value from `start`, which stops at a character that it may only hold in quotes."""
+        if self.peek() not in _SPECIAL:
+            return ""
+        found = re.compile(r"(\{[^}]*\}|[^ }])*").match(self.text, start)
+        elements = [] if found is None else found[0].replace('"', "").split(",")
+        written = ",".join(json.dumps(element, ensure_ascii=False) for element in elements)
+        return f"a value with `{self.peek()}` needs quotes: {name}={written}; in a shell, single ones around it all"
 
     def expect(self, character: str) -> None:
         if self.peek() != character:

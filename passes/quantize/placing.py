@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
-from lpcc.errors import UsageError
 from lpcc.passes.quantize.bits import Formats
 from lpcc.passes.quantize.emit import WeightScheme
 from lpcc.passes.quantize.operators import rules_of
 from lpcc.passes.quantize.placement import KEPT, SKIPPED, Placement, Planner, Unit
 from lpcc.passes.quantize.pricing import Prices
 from lpcc.pipeline import Changes, Context
+from lpcc.pipeline.layers import matching
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,28 +49,10 @@ class Wishes:
         names = [edit.label(node) for node in graph.nodes]
         found = {}
         if self.only:
-            asked = matching(names, self.only, "only")
+            asked = matching(names, self.only, "quantize: only")
             found = {name: _NOT_ASKED for name in names if name not in asked}
-        found |= dict.fromkeys(matching(names, self.keep, "keep"), KEPT)
+        found |= dict.fromkeys(matching(names, self.keep, "quantize: keep"), KEPT)
         return found | {name: SKIPPED for name in names if name in self.skip}
-
-
-def matching(names: Sequence[str], patterns: Iterable[str], option: str) -> set[str]:
-    """The names that are among `patterns` or fit one, in which ``*`` stands for anything.
-
-    Raises:
-        UsageError: a pattern fits none of them.
-    """
-    known = set(names)
-    found = set()
-    for pattern in patterns:
-        mine = {pattern} & known or {name for name in known if fnmatchcase(name, pattern)}
-        if not mine:
-            close = get_close_matches(pattern, names, n=3, cutoff=0.4)
-            hint = f"the nearest are {', '.join(f'`{name}`' for name in close)}" if close else "no name comes near"
-            raise UsageError(f"quantize: {option} names `{pattern}`, which no node of the graph is called: {hint}")
-        found |= mine
-    return found
 
 
 def place(

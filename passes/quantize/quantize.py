@@ -24,10 +24,11 @@ from lpcc.passes.quantize.lowering import lower
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.output_ranges import Choice
 from lpcc.passes.quantize.placement import Placement
-from lpcc.passes.quantize.placing import Wishes, matching, place
+from lpcc.passes.quantize.placing import Wishes, place
 from lpcc.passes.quantize.ranging import RangeOptions, Ranges, Ranging
 from lpcc.passes.quantize.weight_ranges import WeightRanges, by_output_error, by_squared_error
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
+from lpcc.pipeline.layers import matching
 
 Scheme = tuple[np.dtype, WeightScheme]
 """Type of the activations, and how weights are quantised."""
@@ -97,7 +98,7 @@ class Quantize(Pass):
     of 16 bits with weights of 8, for runtimes with kernels of known speed (CMSIS-NN); elsewhere such a layer stays in
     float."""
     skip: tuple[str, ...] = ()
-    """Names of layers to be kept in float; the guard adds those that it takes back."""
+    """Names of layers to be kept in float; ``*`` stands for anything. The guard adds those that it takes back."""
     keep: tuple[str, ...] = ()
     """Names of nodes to be kept in float, by the user; ``*`` stands for anything. A name that fits none is an error."""
     only: tuple[str, ...] = ()
@@ -194,7 +195,9 @@ class Quantize(Pass):
         """What `bits` asks for, by name of a node. Raises UsageError for a name that fits none."""
         names = [edit.label(node) for node in graph.nodes]
         asked = parse_bits(self.bits)
-        return {name: width for wish, width in asked.items() for name in sorted(matching(names, [wish], "bits"))}
+        return {
+            name: width for wish, width in asked.items() for name in sorted(matching(names, [wish], "quantize: bits"))
+        }
 
     def _narrow(self, graph: gs.Graph, ctx: Context, placement: Placement, changes: Changes) -> Placement:
         """The placement, with the graph at an opset that can express its weights; where there is none, in 8 bits.

@@ -260,7 +260,12 @@ def test_a_preset(lpcc: Callable[..., Any], model: Path, calib: str) -> None:
         (("--preset", "fats"), "unknown preset `fats`; did you mean fast"),
         (("--preset", "fast", "--pipeline", "exact"), "give it or --pipeline, not both"),
         (("--keep", "d", "--pipeline", "exact"), "--keep: no pass of `exact` takes it"),
-        (("--keep", "a,,b"), "--keep: expected the name of a node between the commas"),
+        (("--keep", "a,,b"), "--keep a,,b: expected the name of a node between the commas"),
+        (("--keep", '"a'), '--keep "a: unclosed or malformed quotes'),
+        (("--max-drop", "2"), "--max-drop 2 needs labels to measure a drop on: give labelled images with --eval"),
+        (("--max-drop", "101"), "--max-drop takes percentage points between 0 and 100, not 101"),
+        (("--min-agreement", "101"), "--min-agreement"),
+        (("--pipeline", "exact,quantize{skip=frist}"), "quantize: skip names `frist`, which no node of the graph"),
         (("--emulate", "arms"), "--emulate arms: unknown kernels; did you mean arm"),
     ],
 )

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lpcc.cli.options import finite, sizes
+from lpcc.cli.options import finite, names, sizes
 from lpcc.errors import UsageError
 
 
@@ -17,6 +17,19 @@ def test_sizes() -> None:
 def test_wrong_sizes(text: str) -> None:
     with pytest.raises(UsageError, match="--dim"):
         sizes([text])
+
+
+def test_names() -> None:
+    assert names("--keep", None) == ()
+    assert names("--keep", ["a, b", "c", "a"]) == ("a", "b", "c")
+    assert names("--keep", ['"a,b" , c', '"d"', 'e"f']) == ("a,b", "c", "d", 'e"f')
+    assert names("--keep", ['"\\u00fc,"']) == ("ü,",)
+
+
+@pytest.mark.parametrize("text", ["", " ", ",", "a,", ",a", "a,,b", '"a', '"a"b', '"a",', '""'])
+def test_wrong_names(text: str) -> None:
+    with pytest.raises(UsageError, match="--only"):
+        names("--only", [text])
 
 
 def test_finite() -> None:

@@ -95,7 +95,10 @@ def refusal(path: Path, specs: tuple[TensorSpec, ...] = INPUT, **options: object
         ({"inputs": images(2)}, "no array `input` (did you name it `inputs`?)"),
         ({"x": images(2)}, "no array `input` (there is `x`)"),
         ({"input": images(2)[..., :3]}, "array `input` has samples of shape [3, 4, 3], the model takes [3, 4, 4]"),
-        ({"input": images(2)[0]}, "array `input` has samples of shape [4, 4], the model takes [3, 4, 4]"),
+        (
+            {"input": images(2)[0]},
+            "array `input` has samples of shape [4, 4], the model takes [3, 4, 4]: the first axis",
+        ),
         ({"input": images(2).astype("f8")}, "array `input` is float64, the model takes float32: save it with .astype"),
         ({"input": images(2).astype("u1")}, "is uint8, the model takes float32: state how images become inputs"),
         ({"input": np.full((2, 3, 4, 4), np.nan, "f4")}, "array `input` holds NaN or infinity in sample 0"),
@@ -111,6 +114,33 @@ def refusal(path: Path, specs: tuple[TensorSpec, ...] = INPUT, **options: object
 def test_refuses_what_does_not_fit(tmp_path: Path, arrays: dict[str, np.ndarray], expected: str) -> None:
     np.savez(tmp_path / "d.npz", **arrays)  # type: ignore[arg-type]
     assert expected in refusal(tmp_path / "d.npz")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "found", "expected"),
+    [
+        (
+            (3, 4, 5),
+            (7, 3, 4, 5),
+            "[3, 4, 5], the model takes [4, 5]: the first axis of the model's input, [3, 4, 5], ",
+        ),
+        (
+            (3, 4, 5),
+            (7, 3, 4, 5),
+            "counts samples, 3 at a time; give the model a batch axis, or arrays of shape (-1, 4, 5)",
+        ),
+        (("n", 3, 4, 5), (7, 4, 5, 3), "channels are last, the model has them first: .transpose(0, 3, 1, 2)"),
+        (("n", 4, 5, 3), (7, 3, 4, 5), "channels are first, the model has them last: .transpose(0, 2, 3, 1)"),
+        (("n", 3, None, None), (3, 4, 5), "takes [3, ?, ?]: the first axis of an array is that of the samples"),
+        (("n", 3, 4, 5), (7, 1, 4, 5), "has samples of shape [1, 4, 5], the model takes [3, 4, 5]"),
+        ((8, 3, 4, 5), (7, 3, 4), "has samples of shape [3, 4], the model takes [3, 4, 5]"),
+    ],
+)
+def test_says_what_to_do_about_a_wrong_shape(
+    tmp_path: Path, wanted: tuple[int | str | None, ...], found: tuple[int, ...], expected: str
+) -> None:
+    np.savez(tmp_path / "d.npz", input=np.zeros(found, np.float32))
+    assert expected in refusal(tmp_path / "d.npz", (TensorSpec("input", F32, wanted),))
 
 
 def test_refuses_inputs_of_different_lengths(tmp_path: Path) -> None:

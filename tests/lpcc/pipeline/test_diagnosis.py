@@ -12,9 +12,9 @@ import lpcc
 from lpcc.cli.options import names
 from lpcc.data import Dataset
 from lpcc.graph import clone, from_proto
-from lpcc.passes.quantize.placing import matching
 from lpcc.pipeline import Context, Pipeline
 from lpcc.pipeline.diagnosis import Cause, Diagnosis, diagnose, remedy, share
+from lpcc.pipeline.layers import matching
 from lpcc.pipeline.noise import LayerNoise, noise_of_layers, worst
 from lpcc.pipeline.runner import run_pipeline
 from lpcc.simulate import Saturation

@@ -110,7 +110,7 @@ def guarded(passes: Sequence[Pass], ctx: Context, budget: Budget) -> tuple[gs.Gr
     return exact, run_guarded(exact, passes, ctx, judge, judge.layer_noise)
 
 
-UNLABELLED = Budget.of(None, 1.0, 90.0, None, labelled=False)
+UNLABELLED = Budget.of(None, None, 90.0, None, labelled=False)
 
 
 def test_what_is_within_the_budget_is_kept_at_once() -> None:
@@ -159,7 +159,7 @@ def test_passes_that_cannot_skip_are_taken_back_whole() -> None:
 
 
 def test_a_budget_that_only_the_exact_graph_keeps_is_not_met() -> None:
-    everything = Budget.of(None, 1.0, None, 110.0, labelled=False)  # dB
+    everything = Budget.of(None, None, None, 110.0, labelled=False)  # dB
     exact, outcome = guarded([Blur()], Context(calibration=images()), everything)
     assert not outcome.kept
     assert outcome.graph is exact
@@ -232,11 +232,28 @@ def test_the_way_that_holds_is_taken_where_rankings_differ(mends: str) -> None:
 
 @pytest.mark.parametrize(
     ("max_drop", "agreement", "message"),
-    [(-1.0, None, "--max-drop"), (float("nan"), None, "--max-drop"), (1.0, 101.0, "--min-agreement")],
+    [
+        (-1.0, None, "--max-drop takes"),
+        (100.5, None, "between 0 and 100, not 100.5"),
+        (float("nan"), None, "--max-drop takes"),
+        (1.0, 101.0, "--min-agreement"),
+    ],
 )
 def test_a_budget_out_of_range_is_refused(max_drop: float, agreement: float | None, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        Budget.of(None, max_drop, agreement, None, labelled=False)
+        Budget.of(None, max_drop, agreement, None, labelled=True)
+
+
+def test_a_drop_that_nothing_could_measure_is_refused() -> None:
+    with pytest.raises(UsageError, match="give labelled images with --eval"):
+        Budget.of(None, 1.0, None, None, labelled=False)
+    for metric in ("sqnr", "cosine", "agreement", "relative-error"):
+        with pytest.raises(UsageError, match=f"metric {metric} compares with the original"):
+            Budget.of(metric, 1.0, None, None, labelled=True)
+    with pytest.raises(UsageError, match="--min-sqnr takes a finite"):
+        Budget.of(None, None, None, float("inf"), labelled=False)
+    assert Budget.of(None, None, None, None, labelled=True).max_drop == 1.0
+    assert Budget.of("json:dumps", 250.0, None, None, labelled=True).max_drop == 250.0  # in its own unit
 
 
 def test_outputs_without_classes_are_judged_by_their_noise() -> None:
@@ -244,7 +261,7 @@ def test_outputs_without_classes_are_judged_by_their_noise() -> None:
     text = text.replace(", float[5,32] w4", "")
     model = read_model(text)
     ctx = Context(calibration=images())
-    judge = ImageJudge(model, ctx, Budget.of(None, 1.0, None, 20.0, labelled=False))
+    judge = ImageJudge(model, ctx, Budget.of(None, None, None, 20.0, labelled=False))
     graph = from_proto(model)
     assert judge(to_proto(graph)).problem is None
     Blur(bad=("conv1",)).run(graph, ctx)
@@ -274,7 +291,7 @@ def test_a_candidate_that_onnxruntime_refuses_is_a_bug_not_bad_input() -> None:
 @pytest.mark.parametrize("metric", ["sqnr", "cosine", "agreement", "relative-error"])
 @pytest.mark.parametrize("labelled", [True, False])
 def test_what_cannot_fall_is_guarded_by_floors(metric: str, labelled: bool) -> None:
-    budget = Budget.of(metric, 1.0, None, None, labelled=labelled)
+    budget = Budget.of(metric, None, None, None, labelled=labelled)
     assert budget.floors(classes=True) == (90.0, None)
     assert budget.floors(classes=False) == (None, 15.0)
 
@@ -290,7 +307,7 @@ def test_outputs_beside_class_scores_have_a_floor_of_their_own() -> None:
     Blur(bad=("boxes",), skip=("conv1", "conv2", "conv3", "fc")).run(graph, ctx)
     found = ImageJudge(model, ctx, UNLABELLED)(to_proto(graph))
     assert found.agreement == 100.0
-    asked = ImageJudge(model, ctx, Budget.of(None, 1.0, None, None, labelled=False))(to_proto(graph))
+    asked = ImageJudge(model, ctx, Budget.of(None, None, None, None, labelled=False))(to_proto(graph))
     assert asked.problem is not None
     assert "an output keeps" in asked.problem
 
@@ -318,7 +335,7 @@ class Prepare(Rename):
 @pytest.mark.parametrize("other", [Rename(), Prepare()])
 def test_passes_around_the_rounding_are_no_reason_to_keep_what_left_nothing(other: Pass) -> None:
     everything = Blur(bad=("conv1", "conv2", "conv3", "fc"))
-    budget = Budget.of(None, 1.0, 100.0, 80.0, labelled=False)
+    budget = Budget.of(None, None, 100.0, 80.0, labelled=False)
     _, outcome = guarded([other, everything], Context(calibration=images()), budget)
     assert not outcome.kept
 

@@ -111,7 +111,7 @@ def test_images_are_fewer_where_saturation_is_emulated(network: onnx.ModelProto)
 
 def test_noise_of_layers_counts_what_they_lose(network: onnx.ModelProto, images: Dataset) -> None:
     result = quantized(network, images, "x86-avx512-vnni").model
-    ctx, budget = Context(calibration=images), Budget.of(None, 1.0, None, None, labelled=False)
+    ctx, budget = Context(calibration=images), Budget.of(None, None, None, None, labelled=False)
     plain, cut = (ImageJudge(network, ctx, budget, kernels) for kernels in (None, "x86-novnni"))  # type: ignore[arg-type]
     (lost,) = [found for found in cut.saturation(result) if found.tensor == "c2"]
     noise = [10 ** (-judge.layer_noise(network, result, ["c2"])["c2"] / 10) for judge in (plain, cut)]

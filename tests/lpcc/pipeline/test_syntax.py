@@ -179,6 +179,15 @@ def test_a_named_pipeline_runs_as_its_passes() -> None:
         ('rich{text="a}', 11, "unclosed or malformed quotes"),
         ("plain,demanding", 7, "pass `demanding` needs the option `low`"),
         ("demanding{low=10}", 1, "pass `demanding`: low exceeds high"),
+        ("rich{text=a=b}", 12, 'a value with `=` needs quotes: text="a=b"; in a shell'),
+        ("rich{skip-layers=a=4,*=8 on=true}", 19, 'needs quotes: skip-layers="a=4","*=8";'),
+        ('rich{skip-layers="a"=4}', 21, 'needs quotes: skip-layers="a=4";'),
+        (
+            "rich{text=rich{on=true count=1} on=true}",
+            15,
+            'a value with `{` needs quotes: text="rich{on=true count=1}";',
+        ),
+        ('rich{text="a"b}', 14, "expected a space, `}` or `,`"),
     ],
 )
 def test_mistakes(text: str, column: int, message: str) -> None:
