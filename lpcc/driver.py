@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from lpcc.analysis.runtimes import runtime_of
 from lpcc.door import files
 from lpcc.errors import ModelError
 from lpcc.graph import clone
@@ -277,7 +278,8 @@ def _findings(job: Job, exact: Variant, decision: Decision, judge: ImageJudge) -
     noise = noise_of_layers(before.graph, before.model, result.model, touched, judge.layer_noise)
     saturated = judge.saturation(result.model)
     ran = {record.item.name for record in guarded}
-    worst = diagnose(before.graph, result.graph, noise, judge.few, ran, saturated)
+    wide = runtime_of(job.target.runtime, job.target.isa).integer_rules().wide
+    worst = diagnose(before.graph, result.graph, noise, judge.few, ran, saturated, wide)
     return Findings(tuple(noise), tuple(worst), tuple(saturated))
 
 

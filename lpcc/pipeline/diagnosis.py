@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections.abc import Collection, Mapping, Sequence
@@ -33,6 +34,8 @@ WORST = 5
 _FAR = 8.0
 """How many times the range of the median channel one channel takes for it to count as an outlier."""
 _EIGHT = 8
+_WIDER = ("clipping", "outliers", "resolution", "arithmetic")
+"""What 16 bits of what a layer reads and writes help against."""
 _HELPING: dict[str, tuple[tuple[str, ...], str]] = {
     "outliers": (("equalize",), "evens channels out"),
     "weights": (("adaround", "round-weights"), "rounds weights by what they do"),
@@ -73,11 +76,13 @@ def diagnose(
     data: Dataset,
     ran: Collection[str],
     saturated: Sequence[Saturation] = (),
+    wide: Collection[str] = (),
 ) -> list[Diagnosis]:
     """The layers that do most damage, at most five, the worst first; those that do none are left out.
 
     `exact` is the float graph that `quantized` was made of, `data` the few images to look at them with, `ran` the names
-    of the passes that ran; `saturated` has the layers that saturate.
+    of the passes that ran; `saturated` has the layers that saturate, `wide` the operators that the target has kernels
+    for whose activations have 16 bits.
 
     Raises:
         ModelError: the float graph cannot run.
@@ -95,16 +100,20 @@ def diagnose(
     diagnoses = []
     for layer, node in found:
         cause = _cause(node, results.get(layer.layer), layers.get(layer.layer), values, cut.get(layer.layer))
-        diagnoses.append(Diagnosis(layer, cause, remedy(cause.kind, layer.layer, ran, accurate)))
+        widens = _widens(node, results.get(layer.layer), wide)
+        diagnoses.append(Diagnosis(layer, cause, remedy(cause.kind, layer.layer, ran, accurate, widens=widens)))
     return diagnoses
 
 
-def remedy(kind: Kind, layer: str, ran: Collection[str], accurate: Collection[str]) -> str:
+def remedy(kind: Kind, layer: str, ran: Collection[str], accurate: Collection[str], *, widens: bool = False) -> str:
     """What to do about a layer, as one would type it.
 
-    `ran` has the names of the passes that were tried already, `accurate` those of the preset of that name.
+    `ran` has the names of the passes that were tried already, `accurate` those of the preset of that name. `widens`:
+    the target has a kernel for the layer whose activations have 16 bits.
     """
     keep = f"--keep {shlex.quote(layer.replace(',', '?'))}"  # a comma would end the name, and `?` fits it
+    if widens and kind in _WIDER:
+        keep = f"quantize{{bits={json.dumps(f'{layer}=16', ensure_ascii=False)}}}, or {keep}"
     if kind == "saturation":
         return f"quantize{{reduce-range=true}}, or {keep}"
     if kind == "clipping":
@@ -172,7 +181,7 @@ def _cause(
     if kind == "clipping":
         outside = float(np.mean((exact < params.low) | (exact > params.high)))
         return Cause(kind, f"its input's range cuts off {share(outside)} of the values")
-    return _coarse(exact)
+    return _coarse(exact, 8 * params.dtype.itemsize)
 
 
 def share(part: float) -> str:
@@ -192,7 +201,16 @@ def _operands(node: gs.Node, result: gs.Node | None, values: Mapping[str, Array]
     return found
 
 
-def _coarse(exact: Array) -> Cause:
+def _widens(node: gs.Node, result: gs.Node | None, wide: Collection[str]) -> bool:
+    """Whether there is a kernel in 16 bits for a node that computes in fewer."""
+    if edit.op(node) not in wide or result is None:
+        return False
+    grouped = edit.op(node) == "Conv" and edit.attr(node, "group", 1) > 1 and node.inputs[1].shape[1] != 1
+    read = [params_of(tensor) for tensor in result.inputs[:1]]
+    return not grouped and all(params is not None and params.dtype.itemsize == 1 for params in read)
+
+
+def _coarse(exact: Array, bits: int) -> Cause:
     """Whether a channel (axis 1) takes up the range of all."""
     if exact.ndim > 1 and exact.shape[1] > 1:
         others = tuple(axis for axis in range(exact.ndim) if axis != 1)
@@ -203,7 +221,7 @@ def _coarse(exact: Array) -> Cause:
             return Cause(
                 "outliers", f"channel {far} of its input reaches {reach.max() / typical:.0f} times as far as most"
             )
-    return Cause("resolution", "8 bits are coarse for its input")
+    return Cause("resolution", f"{bits} bits are coarse for its input")
 
 
 def _energy(node: gs.Node, index: int, error: Array) -> float:

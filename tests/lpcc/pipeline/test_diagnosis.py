@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 
 import lpcc
+from lpcc.analysis.runtimes import runtime_of
 from lpcc.cli.options import names
 from lpcc.data import Dataset
 from lpcc.graph import clone, from_proto
+from lpcc.passes import Quantize
 from lpcc.pipeline import Context, Pipeline
 from lpcc.pipeline.diagnosis import Cause, Diagnosis, diagnose, remedy, share
 from lpcc.pipeline.layers import matching
@@ -49,15 +51,17 @@ def found(
     data: Array | None = None,
     saturated: tuple[Saturation, ...] = (),
     ran: tuple[str, ...] = ("quantize",),
+    target: str = "x86-avx512-vnni",
+    wide: frozenset[str] = frozenset(),
 ) -> dict[str, Diagnosis]:
     """The diagnoses of the network, quantised with these options."""
     exact = from_proto(read_model(NETWORK))
     dataset = Dataset.from_arrays({"image": images() if data is None else data})
-    ctx = Context(target=Target.load("x86-avx512-vnni"), calibration=dataset)
+    ctx = Context(target=Target.load(target), calibration=dataset)
     result = clone(exact)
     run_pipeline(result, Pipeline.parse(f"quantize{{{options or 'ranges=minmax'} min-work=0}}"), ctx)
     noise = [LayerNoise("conv1", 30.0, 20.0), LayerNoise("conv2", 25.0, 5.0), LayerNoise("add", 25.0, -1.0)]
-    return {one.noise.layer: one for one in diagnose(exact, result, noise, dataset, ran, saturated)}
+    return {one.noise.layer: one for one in diagnose(exact, result, noise, dataset, ran, saturated, wide)}
 
 
 def test_those_that_add_noise_the_worst_first() -> None:
@@ -119,6 +123,22 @@ def test_saturation_that_outweighs_the_rest() -> None:
 )
 def test_remedies(kind: Any, ran: set[str], expected: str) -> None:
     assert remedy(kind, "a", ran, {"quantize", "adaround"}) == expected
+
+
+def test_16_bits_are_a_remedy_where_the_runtime_has_them() -> None:
+    assert remedy("resolution", "a", {"quantize"}, set(), widens=True) == 'quantize{bits="a=16"}, or --keep a'
+    assert remedy("weights", "a", {"quantize", "adaround"}, set(), widens=True) == "--keep a"  # which have 8 anyway
+    typed = remedy("arithmetic", 'fc "1"', {"quantize"}, set(), widens=True).split(", or ")[0]
+    (item,) = Pipeline.parse(typed)
+    assert item == Quantize(bits=('fc "1"=16',))
+
+
+def test_a_layer_that_has_16_bits_or_no_such_kernel_is_not_told_to_take_them() -> None:
+    wide = runtime_of("cmsis-nn").integer_rules().wide
+    assert found(target="arm-cortex-m4", wide=wide)["conv1"].remedy == 'quantize{bits="conv1=16"}, or --keep conv1'
+    given = found('ranges=minmax bits="conv1=16"', target="arm-cortex-m4", wide=wide)
+    assert "16" not in given["conv1"].remedy
+    assert "16" not in found(target="arm-cortex-m4")["conv1"].remedy
 
 
 def test_remedies_can_be_typed_whatever_the_layer_is_called() -> None:
