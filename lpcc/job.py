@@ -130,6 +130,11 @@ def open_job(
     job = Job(
         name, source, graph, original, device, steps, ctx, budget, reference, only_exact, kernels=judged_by, notes=notes
     )
+    judging = (evaluation, emulate, budget.metric, budget.min_agreement, budget.min_sqnr)
+    if not job.guarded_passes and any(asked is not None for asked in judging):
+        notes.append(
+            "all passes of the pipeline are exact: there is nothing to judge, on labelled images or by a budget"
+        )
     if reference is not None:
         _check_floors(budget, original.model)
         _open_data(job, reference, calib, evaluation, preprocess)

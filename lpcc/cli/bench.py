@@ -29,10 +29,10 @@ def bench(
     preprocess: options.Preprocessing = None,
     dim: options.Sizes = None,
     seed: options.Seed = 0,
-    emulate: Annotated[
+    on: Annotated[
         str | None,
         typer.Option(
-            "--emulate",
+            "--on",
             metavar="CPU",
             show_default=False,
             help="Count instructions on an emulated cortex-a53, -a55, -a72, -a76, neoverse-n1 or a target's core.",
@@ -48,14 +48,14 @@ def bench(
     The ratio is the median over the pairs of B's time by A's: below 1, B is faster. Inputs are the first sample of the
     given data, else random.
 
-    With --emulate nothing is timed: onnxruntime for 64-bit Arm runs under QEMU (`lpcc emulator` sets it up), its
+    With --on nothing is timed: the real onnxruntime for 64-bit Arm runs under QEMU (`lpcc emulator` sets it up), its
     outputs are compared with this machine's on 8 samples, and the instructions of one run are counted by class.
     """
     options.finite("--seconds", seconds)
     sizes = options.sizes(dim)
     terminal = Terminal(quiet, json)
     terminal.check_json(a, b)
-    cpu = "" if emulate is None else _processor(context, emulate)
+    cpu = "" if on is None else _processor(context, on)
 
     from lpcc.cli.feeds import data_feeds, random_feeds
     from lpcc.door import files
@@ -65,7 +65,7 @@ def bench(
     other = None if b is None else files.read(b)
     if b is not None and other is not None:
         _check_same_inputs(a, model, b, other)
-    if emulate is not None:
+    if on is not None:
         from lpcc.cli.emulated import SAMPLES, emulated
 
         if data:
@@ -98,15 +98,15 @@ def bench(
     terminal.show(lines)
 
 
-def _processor(context: typer.Context, emulate: str) -> str:
+def _processor(context: typer.Context, on: str) -> str:
     """The processor to emulate, once options that have no meaning then are refused."""
     from lpcc.cli.emulated import processor
 
     for name in ("threads", "seconds", "pairs"):
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise UsageError(f"--{name} is for timing: --emulate counts the instructions of one run, in one thread")
-    return processor(emulate)
+            raise UsageError(f"--{name} is for timing: --on counts the instructions of one run, in one thread")
+    return processor(on)
 
 
 def _check_same_inputs(a: Path, first: onnx.ModelProto, b: Path, second: onnx.ModelProto) -> None:

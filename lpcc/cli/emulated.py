@@ -1,4 +1,4 @@
-"""``lpcc bench --emulate``: models on an emulated 64-bit Arm processor."""
+"""``lpcc bench --on``: models on an emulated 64-bit Arm processor."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def processor(name: str) -> str:
     if name in Target.names() or name.endswith(".toml"):
         core = Target.load(name).core.name.lower()
         if core not in CPUS:
-            raise UsageError(f"--emulate {name}: its core {core} cannot be emulated; those that can: {', '.join(CPUS)}")
+            raise UsageError(f"--on {name}: its core {core} cannot be emulated; those that can: {', '.join(CPUS)}")
         return core
     return cpu_named(name).name
 

@@ -1,4 +1,4 @@
-"""``lpcc emulator``: what `lpcc bench --emulate` needs, and setting it up."""
+"""``lpcc emulator``: what `lpcc bench --on` needs, and setting it up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="emulator",
-    help="Set up the processor of `bench --emulate`.",
+    help="Set up the processor of `bench --on`.",
     rich_markup_mode=None,
 )
 

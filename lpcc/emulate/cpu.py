@@ -41,5 +41,5 @@ def cpu_named(name: str) -> Cpu:
     if found is None:
         near = difflib.get_close_matches(name.lower(), CPUS, n=1, cutoff=0.6)
         hint = f"; did you mean {near[0]}?" if near else ";"
-        raise UsageError(f"--emulate {name}: no such processor{hint} known are {', '.join(CPUS)}")
+        raise UsageError(f"--on {name}: no such processor{hint} known are {', '.join(CPUS)}")
     return found

@@ -31,7 +31,7 @@ def test_what_cannot_be_emulated(name: str, said: str) -> None:
 
 
 def test_options_of_timing_are_refused(lpcc: Callable[..., Any], model: Path) -> None:
-    done = lpcc("bench", model, "--emulate", "cortex-a72", "--threads", "2")
+    done = lpcc("bench", model, "--on", "cortex-a72", "--threads", "2")
     assert done.code == 2
     assert done.error.startswith("lpcc: error: --threads is for timing")
 
@@ -41,7 +41,7 @@ def test_no_runtime(lpcc: Callable[..., Any], model: Path, monkeypatch: pytest.M
     (tmp_path / "qemu-aarch64").write_text("#!/bin/sh\n")
     (tmp_path / "qemu-aarch64").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    done = lpcc("bench", model, "--emulate", "cortex-a72", *SIZES)
+    done = lpcc("bench", model, "--on", "cortex-a72", *SIZES)
     assert done.code == 2
     assert "`lpcc emulator install` sets it up" in done.error
 
@@ -59,7 +59,7 @@ def emulator() -> Emulator:
 @pytest.mark.usefixtures("emulator")
 class TestWithTheEmulator:
     def test_two_models(self, lpcc: Callable[..., Any], model: Path) -> None:
-        done = lpcc("bench", model, model, "--emulate", "cortex-a72", *SIZES, "--json", "counts.json")
+        done = lpcc("bench", model, model, "--on", "cortex-a72", *SIZES, "--json", "counts.json")
         assert (done.code, done.err) == (0, "")
         assert re.search(r"B / A: (0.99|1.00)\d of the instructions", done.out)
         assert "same first class in 100 %" in done.out
@@ -76,7 +76,7 @@ class TestWithTheEmulator:
         monkeypatch.setenv("LPCC_EMULATOR", str(place))
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
         monkeypatch.setenv("CC", "no-such-compiler")
-        done = lpcc("bench", model, "--emulate", "cortex-a76", *SIZES, "--json", "counts.json")
+        done = lpcc("bench", model, "--on", "cortex-a76", *SIZES, "--json", "counts.json")
         assert done.code == 0
         assert "instructions not counted: a C compiler is needed" in done.out
         found = json.loads(Path("counts.json").read_text())

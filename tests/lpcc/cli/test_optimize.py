@@ -52,6 +52,25 @@ def test_quiet_and_json_on_stdout(lpcc: Callable[..., Any], model: Path) -> None
     assert json.loads(lpcc("optimize", model, *BASE, "--json", "-").out)["model"] == "net.onnx"
 
 
+def test_a_budget_that_exact_passes_do_not_need_is_told(lpcc: Callable[..., Any], model: Path) -> None:
+    data = _npz("data.npz", x=_images(), labels=np.array([0, 1]))
+    told = "note: all passes of the pipeline are exact"
+    for options in (("--eval", data), ("--min-sqnr", "30"), ("--min-agreement", "99"), ("--emulate", "arm")):
+        assert told in lpcc("optimize", model, *BASE, *options).out
+    assert told not in lpcc("optimize", model, *BASE, "--calib", data).out
+
+
+def test_a_floor_of_agreement_needs_classes(lpcc: Callable[..., Any], model: Path) -> None:
+    proto = onnx.load(model)
+    del proto.graph.node[6:]  # what pools and classifies
+    proto.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("s", 1, ["N", 8, "H", "W"]))
+    onnx.save(proto, "map.onnx")
+    done = lpcc("optimize", "map.onnx", *BASE, "--min-agreement", "95")
+    assert done.code == 2
+    assert "--min-agreement 95: no output of the model is about classes" in done.error
+    assert "--min-sqnr" in done.error
+
+
 def test_verbose_says_more(lpcc: Callable[..., Any], model: Path) -> None:
     brief, full = lpcc("optimize", model, *BASE), lpcc("optimize", model, *BASE, "-v")
     assert "layer " not in brief.out
