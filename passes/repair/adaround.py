@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from lpcc.calibrate.patches import NoPatches
+from lpcc.passes.repair.gram_rounding import Sums
 from lpcc.passes.repair.layers import Rounding, Site
-from lpcc.passes.repair.layerwise import Repair, Solver
+from lpcc.passes.repair.layerwise import LayerwiseRepair, Solver
 from lpcc.passes.repair.soft_rounding import learn
-from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
+from lpcc.pipeline import Context, Range
 
 Array = np.ndarray[Any, Any]
 
@@ -25,7 +25,7 @@ _ON_GRID = 0.02
 
 
 @dataclass(frozen=True)
-class AdaRound(Pass):
+class AdaRound(LayerwiseRepair):
     """Learn for each weight whether it is rounded up or down, so that the layer's output changes least.
 
     Between the two integers next to it, a weight w of scale s is
@@ -39,9 +39,11 @@ class AdaRound(Pass):
     smaller size; errors are measured here in units of what rounding to the nearest causes, so that one rate and one r
     suit all layers.
 
+    `round-weights` decides the same in closed form, faster, and mostly better by little (docs/repair.md): its roundings
+    are found too, and each layer gets what errs least on images kept apart.
+
     Integers stay within the grid that the layer has. Runs behind `quantize`, towards the float network that this left
-    in the context. `round-weights` decides the same in closed form, faster, and here mostly better: see
-    docs/repair.md.
+    in the context.
 
     Left alone, each with its reason: layers whose float weights lie on the grid already, layers whose output on images
     kept apart comes no closer to the float one, layers that share their weights, transposed convolutions, weights of
@@ -50,35 +52,25 @@ class AdaRound(Pass):
     """
 
     name: ClassVar[str] = "adaround"
-    fidelity: ClassVar[Fidelity] = Fidelity.APPROXIMATE
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
+    what: ClassVar[str] = "weights rounded as learned or in closed form"
 
     steps: Annotated[int, Range(min=10)] = 500
     """Steps of the optimiser for each layer."""
     batch: Annotated[int, Range(min=1)] = 256
     """Rows of a layer's input that one step looks at."""
-    images: Annotated[int, Range(min=2)] = 128
-    """Calibration images that are used at most, a third of them to judge by."""
-    skip: tuple[str, ...] = ()
-    """Names of layers to be left alone."""
 
-    def run(self, graph: gs.Graph, ctx: Context) -> Changes:
-        """Round the weights of the main graph anew; see the class."""
+    def solver(self, site: Site, ctx: Context) -> Solver:
+        """Rows that are kept, to learn from."""
+        return _Learned(site, self.steps, self.batch, ctx.rng(f"adaround {site.name}"))
 
-        def solver(site: Site) -> Solver:
-            return _Learned(site, self.steps, self.batch, ctx.rng(f"adaround {site.name}"))
-
-        key = str(replace(self, skip=()))
-        return Repair(solver, _Learned.per_image, "rounding learned", self.images, self.skip, key).run(graph, ctx)
-
-    def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
-        """Nothing: no cost depends on which integers there are."""
-        del graph, ctx
-        return Changes()
+    def per_image(self, site: Site, images: int) -> int:
+        """As many rows as there is memory for."""
+        window = site.window
+        return int(np.clip(_NUMBERS // (images * window.groups * (window.depth + window.outputs)), *_PER_IMAGE))
 
 
 class _Learned(Solver):
-    """Keeps the rows, and learns from them."""
+    """Keeps the rows, and learns from them; the closed form, from sums of their products, stands beside."""
 
     def __init__(self, site: Site, steps: int, batch: int, rng: np.random.Generator) -> None:
         ratio = site.float_weights / site.current.scales
@@ -89,19 +81,21 @@ class _Learned(Solver):
         self._batch = batch
         self._rng = rng
         self._rows: list[tuple[Array, Array]] = []
-
-    @classmethod
-    def per_image(cls, site: Site, images: int) -> int:
-        """As many as there is memory for."""
-        window = site.window
-        return int(np.clip(_NUMBERS // (images * window.groups * (window.depth + window.outputs)), *_PER_IMAGE))
+        try:
+            self._sums: Sums | None = Sums(site, compensate=True)
+        except NoPatches:  # too deep for sums of products, not for rows
+            self._sums = None
 
     def add(self, read: Array, wanted: Array) -> None:
         """Keep rows."""
         self._rows.append((read, wanted))
+        if self._sums is not None:
+            self._sums.add(read, wanted)
 
     def solve(self) -> Iterator[Rounding]:
-        """The rounding learned from the rows."""
+        """The rounding learned from the rows, then those in closed form."""
         read, wanted = (np.concatenate(part) for part in zip(*self._rows, strict=True))
         self._rows = []
         yield learn(self._site, read, wanted, self._steps, self._batch, self._rng)
+        if self._sums is not None:
+            yield from self._sums.solve()

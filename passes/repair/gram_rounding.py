@@ -14,7 +14,6 @@ from lpcc.passes.repair.layerwise import Solver
 
 Array = np.ndarray[Any, Any]
 
-_PER_IMAGE = 128
 _RIDGES = (0.02, 0.2, 2.0)
 """How much the float weights count against what the images say; images kept apart choose."""
 _DEEP = 2048
@@ -35,12 +34,6 @@ class Sums(Solver):
         self._search = search
         self._gram = Gram(window.groups, window.depth)
         self._cross = Gram(window.groups, window.depth, window.outputs)
-
-    @classmethod
-    def per_image(cls, site: Site, images: int) -> int:
-        """The same number for all layers: sums take no memory for more of them."""
-        del site, images
-        return _PER_IMAGE
 
     def add(self, read: Array, wanted: Array) -> None:
         """Sum up the products of rows."""

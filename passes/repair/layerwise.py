@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -29,7 +29,7 @@ from lpcc.errors import ModelError
 from lpcc.graph import to_proto
 from lpcc.passes.repair.digests import digests
 from lpcc.passes.repair.layers import Rounding, Site, Undo, sites
-from lpcc.pipeline import Changes, Context
+from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 from lpcc.quality.noise import Noise, noise_parts
 
 if TYPE_CHECKING:
@@ -39,6 +39,8 @@ Array = np.ndarray[Any, Any]
 
 _APART = 3
 """One image in so many is kept apart."""
+_PER_IMAGE = 128
+"""Rows of a layer that each image gives: sums of products take no memory for more of them."""
 _BATCH = 8
 _AHEAD = 8
 """Layers whose float outputs are found in one run."""
@@ -50,15 +52,6 @@ _TAKEN_BACK = "taken back: on images kept apart {} comes no closer to the float 
 class Solver(ABC):
     """Finds the integers of one layer from rows of what it reads and of what it should write."""
 
-    @classmethod
-    @abstractmethod
-    def per_image(cls, site: Site, images: int) -> int:
-        """How many rows are wanted of each of so many images."""
-
-    @abstractmethod
-    def __init__(self, site: Site) -> None:
-        """Start on a layer. Raises NoPatches with the reason where there is nothing to be done."""
-
     @abstractmethod
     def add(self, read: Array, wanted: Array) -> None:
         """Take in rows (rows, groups, depth) that the layer reads and (rows, groups, outputs) that it should write."""
@@ -69,24 +62,34 @@ class Solver(ABC):
 
 
 @dataclass(frozen=True)
-class Repair:
-    """How the layers of a network are repaired: `solver` starts on a layer, `what` is said of one that was changed.
+class LayerwiseRepair(Pass):
+    """A pass that finds other integers for the layers of a quantised network, one by one.
 
-    At most `images` images are used; layers named in `skip` are left alone. What a layer came to is kept in the
-    context, for the same pass on a network that is the same up to there: the guard takes one layer back and runs it
-    again.
+    What a layer came to is kept in the context, for the same pass on a network that is the same up to there: the guard
+    takes one layer back and runs it again.
     """
 
-    solver: Callable[[Site], Solver]
-    per_image: Callable[[Site, int], int]
-    what: str
-    images: int
-    skip: tuple[str, ...]
-    key: str
-    """The options that the solver depends on, as text."""
+    fidelity: ClassVar[Fidelity] = Fidelity.APPROXIMATE
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
+    what: ClassVar[str]
+    """What is said of a layer that was changed."""
+
+    images: Annotated[int, Range(min=2)] = 128
+    """Calibration images that are used at most, a third of them to judge by."""
+    skip: tuple[str, ...] = ()
+    """Names of layers to be left alone."""
+
+    @abstractmethod
+    def solver(self, site: Site, ctx: Context) -> Solver:
+        """Start on a layer. Raises NoPatches with the reason where there is nothing to be done."""
+
+    def per_image(self, site: Site, images: int) -> int:
+        """How many rows of a layer are wanted of each of so many images: here the same for all layers."""
+        del site, images
+        return _PER_IMAGE
 
     def run(self, graph: gs.Graph, ctx: Context) -> Changes:
-        """Repair `graph` in place towards `ctx.unquantized`."""
+        """Repair the layers of the main graph towards `ctx.unquantized`; see the class."""
         changes = Changes()
         data, unquantized = ctx.calibration, ctx.unquantized
         whole = graph.name or "graph"
@@ -105,12 +108,23 @@ class Repair:
         _Run(self, graph, unquantized, data.head(count), changes, ctx).go(found)
         return changes
 
+    def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
+        """Nothing: no cost depends on which integers there are."""
+        del graph, ctx
+        return Changes()
+
 
 class _Run:
     """One run over the layers of a graph."""
 
     def __init__(
-        self, how: Repair, graph: gs.Graph, unquantized: gs.Graph, data: Dataset, changes: Changes, ctx: Context
+        self,
+        how: LayerwiseRepair,
+        graph: gs.Graph,
+        unquantized: gs.Graph,
+        data: Dataset,
+        changes: Changes,
+        ctx: Context,
     ) -> None:
         from lpcc.runtime import Session
 
@@ -159,10 +173,11 @@ class _Run:
         """By name of a layer what its repair depends on: the networks up to there, and which layers are repaired."""
         marks = {site.layer.node.outputs[0].name: f"{site.name} {site.bounds}" for site in found}
         here, wanted = digests(to_proto(self.graph), marks), digests(self.float_model)
+        options = str(replace(self.how, skip=()))
 
         def key(site: Site) -> bytes:
             node = site.layer.node  # what it writes may be called otherwise if the next layer is in float
-            said = [self.how.key, self.images, marks[node.outputs[0].name], edit.op(node), sorted(node.attrs.items())]
+            said = [options, self.images, marks[node.outputs[0].name], edit.op(node), sorted(node.attrs.items())]
             return b" ".join([repr(said).encode(), *(here[t.name] for t in node.inputs if t.name), wanted[site.target]])
 
         return {site.name: key(site) for site in found}
@@ -193,7 +208,7 @@ class _Run:
             NoPatches: there is none, or nothing to find one by.
             ModelError: onnxruntime cannot run the network up to there.
         """
-        solver = self.how.solver(site)
+        solver = self.how.solver(site, self.ctx)
         apart: list[tuple[Array, Array]] = []
         reads = site.reads
         walk.model = to_proto(self.graph)

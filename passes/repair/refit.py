@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Annotated, ClassVar
-
-import onnx_graphsurgeon as gs
+from dataclasses import dataclass
+from typing import ClassVar
 
 from lpcc.passes.repair.gram_rounding import Sums
-from lpcc.passes.repair.layerwise import Repair
-from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
+from lpcc.passes.repair.layers import Site
+from lpcc.passes.repair.layerwise import LayerwiseRepair, Solver
+from lpcc.pipeline import Context
 
 
 @dataclass(frozen=True)
-class Refit(Pass):
+class Refit(LayerwiseRepair):
     """Let each layer make good, as far as it linearly can, what quantisation did to its input.
 
     With X what a layer reads in the quantised network and Y what it writes in the float one, both less their means,
@@ -36,22 +34,9 @@ class Refit(Pass):
     """
 
     name: ClassVar[str] = "refit"
-    fidelity: ClassVar[Fidelity] = Fidelity.APPROXIMATE
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
+    what: ClassVar[str] = "weights and bias fitted to what the layer reads"
 
-    images: Annotated[int, Range(min=2)] = 128
-    """Calibration images that are used at most, a third of them to judge by."""
-    skip: tuple[str, ...] = ()
-    """Names of layers to be left alone."""
-
-    def run(self, graph: gs.Graph, ctx: Context) -> Changes:
-        """Fit the layers of the main graph; see the class."""
-        solver = partial(Sums, compensate=False)
-        what = "weights and bias fitted to what the layer reads"
-        key = str(replace(self, skip=()))
-        return Repair(solver, Sums.per_image, what, self.images, self.skip, key).run(graph, ctx)
-
-    def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
-        """Nothing: no cost depends on which integers there are."""
-        del graph, ctx
-        return Changes()
+    def solver(self, site: Site, ctx: Context) -> Solver:
+        """Sums of products, without compensation."""
+        del ctx
+        return Sums(site, compensate=False)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Annotated, ClassVar, Literal
-
-import onnx_graphsurgeon as gs
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 from lpcc.passes.repair.gram_rounding import Sums
-from lpcc.passes.repair.layerwise import Repair
-from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
+from lpcc.passes.repair.layers import Site
+from lpcc.passes.repair.layerwise import LayerwiseRepair, Solver
+from lpcc.pipeline import Context
 
 
 @dataclass(frozen=True)
-class RoundWeights(Pass):
+class RoundWeights(LayerwiseRepair):
     """Round weights anew such that errors of one are made good by others, and by what the layer really reads.
 
     For one layer after the other, with X what it reads in the quantised network as repaired so far and Y what it writes
@@ -38,24 +36,12 @@ class RoundWeights(Pass):
     """
 
     name: ClassVar[str] = "round-weights"
-    fidelity: ClassVar[Fidelity] = Fidelity.APPROXIMATE
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
+    what: ClassVar[str] = "weights rounded with compensation"
 
     scales: Literal["keep", "search"] = "keep"
     """Whether scales per channel are kept, or chosen anew for the fitted weights."""
-    images: Annotated[int, Range(min=2)] = 128
-    """Calibration images that are used at most, a third of them to judge by."""
-    skip: tuple[str, ...] = ()
-    """Names of layers to be left alone."""
 
-    def run(self, graph: gs.Graph, ctx: Context) -> Changes:
-        """Round the weights of the main graph anew; see the class."""
-        solver = partial(Sums, compensate=True, search=self.scales == "search")
-        what = "weights rounded with compensation"
-        key = str(replace(self, skip=()))
-        return Repair(solver, Sums.per_image, what, self.images, self.skip, key).run(graph, ctx)
-
-    def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
-        """Nothing: no cost depends on which integers there are."""
-        del graph, ctx
-        return Changes()
+    def solver(self, site: Site, ctx: Context) -> Solver:
+        """Sums of products, with compensation."""
+        del ctx
+        return Sums(site, compensate=True, search=self.scales == "search")

@@ -16,8 +16,9 @@ _EDGE = 1e-3
 _WARM = 0.2
 """Share of the steps without the regulariser."""
 _BETA = (20.0, 2.0)
-_STRENGTH = 10.0
-"""Of the regulariser, against errors in units of those of nearest rounding for each weight."""
+_STRENGTH = 100.0
+"""Of the regulariser, against errors in units of those of nearest rounding for each weight. With all weights of three
+networks in 4 bits 100 kept the outputs 0.2 to 1.1 dB closer than 10, and 300 no closer."""
 _RATE = 0.2
 _DECAY = (0.9, 0.999)
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -12,10 +14,10 @@ from hypothesis import strategies as st
 from lpcc.analysis.quantized import quantized_layers
 from lpcc.graph import clone, from_proto, load, to_proto
 from lpcc.passes import AdaRound, Refit, RoundWeights
-from lpcc.passes.repair import gptq, layerwise
+from lpcc.passes.repair import adaround, gptq, layerwise
 from lpcc.passes.repair.gptq import compensated, fitted, nearest, polished
 from lpcc.passes.repair.layers import Rounding, Site, sites
-from lpcc.passes.repair.layerwise import Repair, Solver
+from lpcc.passes.repair.layerwise import LayerwiseRepair, Solver
 from lpcc.pipeline import Changes, Pipeline
 from lpcc.pipeline.runner import run_pipeline
 from lpcc.quality.noise import Noise, noise_of
@@ -197,10 +199,6 @@ class _Worse(Solver):
     def __init__(self, site: Site) -> None:
         self.site = site
 
-    @classmethod
-    def per_image(cls, site: Site, images: int) -> int:
-        return 16
-
     def add(self, read, wanted) -> None:
         assert len(read) == len(wanted)
 
@@ -210,12 +208,39 @@ class _Worse(Solver):
         yield Rounding(moved, current.scales, current.bias)
 
 
+@dataclass(frozen=True)
+class _MakeWorse(LayerwiseRepair):
+    name: ClassVar[str] = "make-worse"
+    what: ClassVar[str] = "moved"
+
+    def solver(self, site: Site, ctx) -> Solver:
+        return _Worse(site)
+
+
 def test_what_does_not_help_its_layer_is_not_written(context):
     model = read_model(CHAIN)
     ctx = context(model)
     graph = quantised(model, ctx)
-    reasons = refused(Repair(_Worse, _Worse.per_image, "moved", 128, (), "worse"), graph, ctx)
+    reasons = refused(_MakeWorse(), graph, ctx)
     assert reasons == ["taken back: on images kept apart its output comes no closer to the float one"] * 4
+
+
+@pytest.mark.parametrize("too_deep", [False, True])
+def test_where_learning_fails_there_is_the_closed_form(too_deep, context, monkeypatch):
+    """It is chosen where it errs less; a layer too deep for sums of products has only what was learned."""
+    model = read_model(CHAIN)
+    ctx = context(model)
+    learned, closed = quantised(model, ctx), quantised(model, ctx)
+    monkeypatch.setattr(adaround, "learn", lambda site, *_: next(_Worse(site).solve()))
+    if too_deep:
+        monkeypatch.setattr("lpcc.calibrate.gram.LARGEST_BYTES", 1)
+        reasons = refused(AdaRound(), learned, ctx)
+        assert reasons == ["taken back: on images kept apart its output comes no closer to the float one"] * 4
+        return
+    assert AdaRound().run(learned, ctx)
+    assert RoundWeights().run(closed, ctx)
+    for one, other in zip(quantized_layers(learned), quantized_layers(closed), strict=True):
+        np.testing.assert_array_equal(one.weights.integers, other.weights.integers)
 
 
 def test_a_layer_without_bias_gets_one_and_loses_it_again(context):
