@@ -20,7 +20,7 @@ from lpcc.door import files
 from lpcc.errors import ModelError
 from lpcc.graph import clone
 from lpcc.job import Images, Job, Model, open_job
-from lpcc.pipeline import Context, Need, Pass, Pipeline
+from lpcc.pipeline import Context, Pass, Pipeline
 from lpcc.pipeline.diagnosis import Findings, diagnose
 from lpcc.pipeline.exactness import check_exact
 from lpcc.pipeline.guard import Judgement, Returned, run_guarded
@@ -235,7 +235,7 @@ def _runnable(job: Job) -> list[Pass]:
     if not passes or job.only_exact:
         return []
     made_up = job.ctx.calibration is not None and job.ctx.calibration.is_synthetic
-    if made_up and not job.has_grounds and any(Need.CALIBRATION in item.needs for item in passes):
+    if made_up and not job.has_grounds:
         job.notes.append(
             "stays in float: without images (--calib), and without batch norms or limited activations, whose ranges "
             "would stand in for them, nobody can tell what quantisation costs"
@@ -263,9 +263,17 @@ def _guarded(
         result = Variant(outcome.graph, job.target)
         return Decision(result, kept, True, reasons, records, judgement, outcome.returned)
     if judgement.problem is None:
-        return Decision(exact, "optimised", True, ("the approximate passes found nothing to do",), records, judgement)
+        reason = _why_idle(outcome.records, exact)
+        return Decision(exact, "optimised", True, (reason,), records, judgement)
     reason = f"approximate passes taken back: {judgement.problem}, whichever layers stay in float"
     return Decision(exact, "partly", False, (reason,), records, judge(exact.model), undone=first)
+
+
+def _why_idle(records: Sequence[Record], exact: Variant) -> str:
+    """What to say of passes that changed nothing; why, where they left the model alone as a whole."""
+    whole = exact.graph.name or "graph"
+    why = [refusal.reason for record in records for refusal in record.changes.refused if refusal.node == whole]
+    return f"the approximate passes found nothing to do{f': {why[0]}' if why else ''}"
 
 
 def _findings(job: Job, exact: Variant, decision: Decision, judge: ImageJudge) -> Findings:

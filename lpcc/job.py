@@ -212,7 +212,8 @@ def _open_data(
     if evaluation is not None:
         metric = parse_metric(job.budget.metric or "top1")
         job.ctx.evaluation = opened(evaluation, labels_needed=metric.needs_labels)
-    if calib is None and any(Need.CALIBRATION in item.needs for item in job.pipeline):
+    wanted = any(Need.CALIBRATION in item.needs for item in job.pipeline)
+    if calib is None and (wanted or (job.guarded_passes and evaluation is None)):
         _make_up_images(job, reference, recipe)
 
 

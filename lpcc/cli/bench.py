@@ -53,6 +53,7 @@ def bench(
     """
     options.finite("--seconds", seconds)
     sizes = options.sizes(dim)
+    options.check_data(data, dim, preprocess=preprocess)
     terminal = Terminal(quiet, json)
     terminal.check_json(a, b)
     cpu = "" if on is None else _processor(context, on)

@@ -40,6 +40,7 @@ def bisect(
     """
     options.finite("--tolerance", tolerance)
     sizes = options.sizes(dim)
+    options.check_data(data, dim, preprocess=preprocess)
     terminal = Terminal(quiet, json)
     terminal.check_json(model)
 

@@ -14,6 +14,7 @@ from lpcc.cli.terminal import Terminal
 if TYPE_CHECKING:
     from lpcc.diff import OutputDifference, Parts, Structure
 
+_SAMPLES = 16
 _SHOWN = 10
 """Names of each kind, without ``-v``."""
 
@@ -23,7 +24,9 @@ def diff(
     b: Annotated[Path, typer.Argument(metavar="B", help="ONNX file.", show_default=False)],
     data: options.DataSpec = None,
     preprocess: options.Preprocessing = None,
-    samples: Annotated[int, typer.Option("--samples", min=1, help="Samples of the data to compare on.")] = 16,
+    samples: Annotated[
+        int | None, typer.Option("--samples", min=1, show_default="16", help="Samples of the data to compare on.")
+    ] = None,
     dim: options.Sizes = None,
     emulate: options.Emulate = None,
     seed: options.Seed = 0,
@@ -38,6 +41,7 @@ def diff(
     code is 0.
     """
     sizes = options.sizes(dim)
+    options.check_data(data, dim, preprocess=preprocess, samples=samples)
     terminal = Terminal(quiet, json)
     terminal.check_json(a, b)
 
@@ -52,7 +56,7 @@ def diff(
     graph_a, graph_b = load(a), load(b)
     structure = differences.structure(graph_a, graph_b)
     model_a = to_proto(graph_a)
-    feeds = data_feeds(model_a, data, preprocess, samples) if data else [random_feeds(model_a, sizes, seed)]
+    feeds = data_feeds(model_a, data, preprocess, samples or _SAMPLES) if data else [random_feeds(model_a, sizes, seed)]
     outputs: Sequence[OutputDifference] = ()
     problem = None
     try:

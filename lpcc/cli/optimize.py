@@ -116,7 +116,7 @@ def optimize(
     from lpcc.target import Target
 
     device = Target.load(target)
-    destination = output or model.parent / f"{model.stem}.{device.name}.onnx"
+    destination = output or model.parent / f"{model.stem}.{device.name.replace('/', '-')}.onnx"
     if metric is not None and parse_metric(metric).needs_labels and evaluation is None:
         raise UsageError(f"--metric {metric} needs labelled images: give --eval")
     given = [Path(text) for text in (calib, evaluation) if text is not None]

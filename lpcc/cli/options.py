@@ -83,6 +83,15 @@ def sizes(given: list[str] | None) -> dict[str, int]:
     return found
 
 
+def check_data(data: str | None, dim: list[str] | None, **others: object) -> None:
+    """Raise UsageError for what would have no effect: `dim` beside data, `others`, by their names, without."""
+    if data is not None and dim:
+        raise UsageError(f"--dim {dim[0]}: is for random inputs; the samples of --data have sizes of their own")
+    for name, value in others.items():
+        if data is None and value is not None:
+            raise UsageError(f"--{name} {value}: is for the samples of --data, and there are none")
+
+
 def names(option: str, given: list[str] | None) -> tuple[str, ...]:
     """Names that may also be given several at once, between commas; a name in double quotes may hold some.
 

@@ -77,6 +77,8 @@ class Dataset:
         if isinstance(preprocess, Path):
             preprocess = Preprocess.load(preprocess)
         where = "arrays" if isinstance(spec, Mapping) else str(spec)
+        if not where:
+            raise DataError("data without a name: give an .npz file, a folder of images, or module:function")
         if not inputs:
             raise DataError(f"{where}: the model has no inputs to feed")
         rows = Rows.of(inputs, preprocess)

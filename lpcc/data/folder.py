@@ -64,9 +64,11 @@ class FolderSource:
             raise DataError(f"input `{self._spec.name}` of the model is no tensor; data cannot be given for it")
         image = self._preprocess.file(path, self._spec.dtype)
         if not fits(image.shape, self._spec.shape):
+            cure = self._rows.cure(image.shape, self._spec.shape or ())
             raise DataError(
                 f"{path}: gives {shape_text(image.shape)} for input `{self._spec.name}`, the model takes "
-                f"{shape_text(self._spec.shape)}: state `size`, `color` or `layout` in the preprocessing file"
+                f"{shape_text(self._spec.shape)}"
+                f"{cure or ': state `size`, `color` or `layout` in the preprocessing file'}"
             )
         return image
 

@@ -127,7 +127,8 @@ class Preprocess:
         channels = pixels.shape[-1]
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, channels):
-                raise DataError(f"{where}: {name} has {len(values)} entries, images have {channels} channels")
+                cure = ": state the `color` that they are to have" if self.color is None else ""
+                raise DataError(f"{where}: {name} has {len(values)} entries, images have {channels} channels{cure}")
         x: Array = pixels.astype(np.float32)
         if self.divide != 1:
             x /= np.float32(self.divide)

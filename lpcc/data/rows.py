@@ -91,10 +91,10 @@ class Rows:
         if not fits(row, spec.shape):
             raise DataError(
                 f"{what} has samples of shape {shape_text(row)}{made}, the model takes {shape_text(spec.shape)}"
-                f"{self._cure(row, spec.shape or ())}"
+                f"{self.cure(row, spec.shape or ())}"
             )
 
-    def _cure(self, row: tuple[int, ...], wanted: tuple[Dim, ...]) -> str:
+    def cure(self, row: tuple[int, ...], wanted: tuple[Dim, ...]) -> str:
         """What to do about samples of a wrong shape, where that can be told."""
         if row[:1] == (self.together,) and fits(row[1:], wanted):
             rows = f"(-1, {', '.join(map(str, row[1:]))})"
@@ -102,6 +102,8 @@ class Rows:
                 f": the first axis of the model's input, {shape_text((self.together, *wanted))}, counts samples, "
                 f"{self.together} at a time; give the model a batch axis, or arrays of shape {rows}"
             )
+        if self.preprocess is not None and row[:1] == (1,) and fits((3, *row[1:]), wanted):
+            return ': `color = "RGB"` in the preprocessing file makes three channels of one'
         if len(row) + 1 == len(wanted) and fits(row, wanted[1:]):
             return ": the first axis of an array is that of the samples; of a single one it has size 1"
         if len(row) == len(wanted) == _IMAGE:

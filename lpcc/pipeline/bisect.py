@@ -11,7 +11,7 @@ import onnx
 
 from lpcc import equality
 from lpcc.door import files
-from lpcc.errors import LpccError, ModelError
+from lpcc.errors import LpccError, ModelError, UsageError
 from lpcc.graph import clone, from_proto, to_proto
 from lpcc.pipeline.base import Pass
 from lpcc.pipeline.context import Context
@@ -89,6 +89,8 @@ def _problem(
             return change
         found = Session(result, optimise=False).run(feeds)
         name, distance = equality.largest_difference(expected, found)
+    except UsageError:  # what the user asked for is wrong, and no pass
+        raise
     except LpccError as error:
         return str(error)
     return None if distance <= tolerance else f"output `{name}` differs by {distance:.3g} of its magnitude"

@@ -33,7 +33,9 @@ def matching(names: Iterable[str], patterns: Iterable[str], whose: str) -> set[s
         if not mine:
             close = get_close_matches(pattern, known, n=3, cutoff=0.4)
             hint = f"the nearest are {', '.join(f'`{name}`' for name in close)}" if close else "no name comes near"
-            raise UsageError(f"{whose} names `{pattern}`, which no node of the graph is called: {hint}")
+            raise UsageError(
+                f"{whose} names `{pattern}`, which no node of the graph is called: {hint}; `lpcc print` lists them"
+            )
         found |= mine
     return found
 

@@ -68,7 +68,9 @@ def with_preset(pipeline: Pipeline, preset: str, whose: str = "the pipeline") ->
 
     result = Pipeline(tuple(items(pipeline.items)))
     if not found:
-        raise UsageError(f"--preset {preset}: {whose}, `{pipeline}`, has no `{_REPLACED}` to replace")
+        raise UsageError(
+            f"--preset {preset}: {whose}, `{pipeline}`, has no `{_REPLACED}` to replace: give a --pipeline"
+        )
     return result
 
 

@@ -121,7 +121,7 @@ def format_value(value: Any) -> str:
         return "none"
     if isinstance(value, str):
         plain = value not in ("", "none") and value.isprintable() and not _SPECIAL & set(value)
-        return value if plain else json.dumps(value)
+        return value if plain else json.dumps(value, ensure_ascii=not value.isprintable())
     return repr(value)
 
 

@@ -53,6 +53,12 @@ def test_nothing_to_find(lpcc: Callable[..., Any], model: Path) -> None:
     assert json.loads(Path("found.json").read_text())["culprit"] is None
 
 
+def test_a_wrong_request_is_no_culprit(lpcc: Callable[..., Any], model: Path) -> None:
+    done = lpcc("bisect", model, *BASE, "-p", "exact,quantize{skip=nosuch}")
+    assert done.code == 2
+    assert "quantize: skip names `nosuch`" in done.error
+
+
 def test_on_data(lpcc: Callable[..., Any], model: Path, wrong_pass: None) -> None:
     np.savez("data.npz", x=np.ones((3, 3, 8, 8), np.float32))
     done = lpcc("bisect", model, "-t", "arm-cortex-a72", "-p", "drop-relu", "--data", "data.npz")

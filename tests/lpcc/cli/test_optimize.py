@@ -84,6 +84,32 @@ def test_a_dry_run_writes_nothing(lpcc: Callable[..., Any], model: Path, tmp_pat
     assert [path.name for path in tmp_path.iterdir()] == ["net.onnx"]
 
 
+def test_the_result_of_a_target_with_a_slash_in_its_name_is_no_folder(lpcc: Callable[..., Any], model: Path) -> None:
+    assert lpcc("optimize", model, "-t", "arm-cortex-a72/ncnn", "-p", "fold-bn").code == 0
+    assert Path("net.arm-cortex-a72-ncnn.onnx").is_file()
+
+
+def test_a_quantised_model_is_passed_through_and_the_report_says_so(lpcc: Callable[..., Any], wide: Path) -> None:
+    assert lpcc("optimize", wide, *QUANTISED, "-p", "exact,quantize{ranges=minmax}", "-o", "int8.onnx").code == 0
+    done = lpcc("optimize", "int8.onnx", *QUANTISED, "--preset", "accurate", "-o", "again.onnx")
+    assert done.code == 0
+    assert "the approximate passes found nothing to do: the model is quantised already (QDQ form" in done.out
+
+
+def test_weights_alone_are_judged_on_made_up_images_too(lpcc: Callable[..., Any], model: Path) -> None:
+    options = ("-t", "arm-cortex-a72", "-p", "exact,quantize-weights", "--json", "r.json")
+    assert lpcc("optimize", model, *options).code == 0
+    report = Report.from_json(json.loads(Path("r.json").read_text()))
+    assert (report.quality.data, report.quality.samples) == ("synthetic", 64)
+    proto = onnx.load(model)
+    del proto.graph.node[1:]  # without batch norms nothing tells what images look like
+    proto.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("c", 1, ["N", 8, "H", "W"]))
+    onnx.save(proto, "bare.onnx")
+    done = lpcc("optimize", "bare.onnx", *options)
+    assert done.code == 0
+    assert "note: stays in float: without images (--calib)" in done.out
+
+
 def test_the_same_bytes_twice(lpcc: Callable[..., Any], model: Path) -> None:
     lpcc("optimize", model, *BASE, "-o", "a.onnx", "--seed", "3")
     lpcc("optimize", model, *BASE, "-o", "b.onnx", "--seed", "3")
@@ -281,6 +307,8 @@ def test_a_preset(lpcc: Callable[..., Any], model: Path, calib: str) -> None:
         (("--keep", "d", "--pipeline", "exact"), "--keep: no pass of `exact` takes it"),
         (("--keep", "a,,b"), "--keep a,,b: expected the name of a node between the commas"),
         (("--keep", '"a'), '--keep "a: unclosed or malformed quotes'),
+        (("--preset", "fast", "--target", "eyeriss"), "of target eyeriss, `exact`, has no `quantize` to replace: give"),
+        (("--calib", ""), "data without a name: give an .npz file"),
         (("--max-drop", "2"), "--max-drop 2 needs labels to measure a drop on: give labelled images with --eval"),
         (("--max-drop", "101"), "--max-drop takes percentage points between 0 and 100, not 101"),
         (("--min-agreement", "101"), "--min-agreement"),
@@ -292,7 +320,7 @@ def test_what_cannot_be_asked_for(
     lpcc: Callable[..., Any], model: Path, calib: str, arguments: tuple[str, ...], message: str
 ) -> None:
     done = lpcc("optimize", model, *QUANTISED, *arguments)
-    assert done.code == 2
+    assert done.code == (3 if "--calib" in arguments else 2)
     assert message in done.error
 
 

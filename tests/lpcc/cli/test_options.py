@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lpcc.cli.options import finite, names, sizes
+from lpcc.cli.options import check_data, finite, names, sizes
 from lpcc.errors import UsageError
 
 
@@ -17,6 +17,15 @@ def test_sizes() -> None:
 def test_wrong_sizes(text: str) -> None:
     with pytest.raises(UsageError, match="--dim"):
         sizes([text])
+
+
+def test_what_is_for_data_needs_some_and_what_is_not_refuses_it() -> None:
+    check_data(None, ["N=1"], preprocess=None)
+    check_data("x.npz", None, preprocess="p.toml", samples=3)
+    with pytest.raises(UsageError, match="--samples 3: is for the samples of --data"):
+        check_data(None, None, preprocess=None, samples=3)
+    with pytest.raises(UsageError, match="--dim N=1: is for random inputs"):
+        check_data("x.npz", ["N=1"])
 
 
 def test_names() -> None:

@@ -99,7 +99,7 @@ def test_refuses_arrays_that_are_no_images() -> None:
 
 
 def test_refuses_a_mean_per_channel_of_other_channels() -> None:
-    with pytest.raises(DataError, match="mean has 3 entries, images have 1 channels"):
+    with pytest.raises(DataError, match="mean has 3 entries, images have 1 channels: state the `color`"):
         Preprocess(mean=(1.0, 2.0, 3.0)).images(np.zeros((2, 5, 5), np.uint8), F32)
 
 
