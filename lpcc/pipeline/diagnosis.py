@@ -14,7 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
-from lpcc.analysis.quantized import QuantizedLayer, params_of, quantized_layers
+from lpcc.analysis.quantized import LAYERS, QuantizedLayer, params_of, quantized_layers
 from lpcc.formats.affine import Params, quantize
 from lpcc.graph import to_proto
 from lpcc.pipeline.noise import LayerNoise, worst
@@ -202,8 +202,8 @@ def _operands(node: gs.Node, result: gs.Node | None, values: Mapping[str, Array]
 
 
 def _widens(node: gs.Node, result: gs.Node | None, wide: Collection[str]) -> bool:
-    """Whether there is a kernel in 16 bits for a node that computes in fewer."""
-    if edit.op(node) not in wide or result is None:
+    """Whether there is a kernel in 16 bits for a layer with weights that reads fewer; others follow their layers."""
+    if edit.op(node) not in LAYERS or edit.op(node) not in wide or result is None:
         return False
     grouped = edit.op(node) == "Conv" and edit.attr(node, "group", 1) > 1 and node.inputs[1].shape[1] != 1
     read = [params_of(tensor) for tensor in result.inputs[:1]]

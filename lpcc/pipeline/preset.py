@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lpcc.errors import UsageError
 from lpcc.pipeline.base import Pass
 from lpcc.pipeline.known import presets
+from lpcc.pipeline.layers import can_skip
 from lpcc.pipeline.syntax import Named, Pipeline, default_of, nearest
 
 if TYPE_CHECKING:
@@ -85,7 +86,9 @@ def with_layers(pipeline: Pipeline, keep: Sequence[str] = (), only: Sequence[str
     added = {"keep": _several(keep), "only": _several(only)}
     for name, layers in added.items():
         if layers and not any(_has(item, name) for item in pipeline):
-            raise UsageError(f"--{name}: no pass of `{pipeline}` takes it; it is an option of `{_REPLACED}`")
+            able = next((item.name for item in pipeline if can_skip(item)), None)
+            hint = f"it is an option of `{_REPLACED}`" if able is None else f"use the option `skip` of `{able}`"
+            raise UsageError(f"--{name}: no pass of `{pipeline}` takes it; {hint}")
     return _changed(pipeline, added)
 
 

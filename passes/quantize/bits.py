@@ -95,7 +95,7 @@ def parse_bits(assignments: Iterable[str]) -> dict[str, Width | None]:
     for text in assignments:
         name, equals, choice = text.rpartition("=")
         if not equals or not name:
-            raise ValueError(f"`{text}` in `bits` names no layer: write it as \"layer=4\"")
+            raise ValueError(f'`{text}` in `bits` names no layer: write it as "layer=4"')
         widths[name] = parse_choice(choice)
     return widths
 

@@ -121,7 +121,7 @@ def test_says_how_to_fit_the_model(tmp_path: Path) -> None:
 def test_says_how_gray_images_fit_and_what_a_batch_axis_is_for(tmp_path: Path) -> None:
     image(tmp_path / "a.png", 1)
     gray = refusal(tmp_path, Preprocess(color="GRAY", size=(4, 4)))
-    assert "gives [1, 4, 4] for input `x`, the model takes [3, 4, 4]: `color = \"RGB\"` in the preprocessing" in gray
+    assert 'gives [1, 4, 4] for input `x`, the model takes [3, 4, 4]: `color = "RGB"` in the preprocessing' in gray
     single = Dataset.open(tmp_path, [TensorSpec("x", np.dtype(np.float32), (3, 4, 4))], Preprocess(size=(4, 4)))
     with pytest.raises(DataError, match="give the model a batch axis"):
         list(single.batches(1))

@@ -78,7 +78,14 @@ def test_every_target_that_quantises_takes_every_preset() -> None:
         ({"preset": "fast", "pipeline": "exact"}, "give it or --pipeline, not both"),
         ({"preset": "fast", "target": "eyeriss"}, "has no `quantize` to replace"),
         ({"keep": ["conv1"], "pipeline": "exact"}, "--keep: no pass of `exact` takes it"),
-        ({"only": ["conv1"], "pipeline": "exact"}, "--only: no pass of `exact` takes it"),
+        (
+            {"only": ["conv1"], "pipeline": "exact"},
+            "--only: no pass of `exact` takes it; it is an option of `quantize`",
+        ),
+        (
+            {"keep": ["conv1"], "pipeline": "exact,quantize-weights"},
+            "takes it; use the option `skip` of `quantize-weights`",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(arguments: dict[str, Any], message: str) -> None:
