@@ -17,17 +17,16 @@ from lpcc.calibrate.partial import Feeds, Walk
 from lpcc.graph import clone, to_proto
 from lpcc.match import NoMatch
 from lpcc.passes.normalize.linear import Linear
+from lpcc.passes.repair.distances import TAKEN_BACK, distances
 from lpcc.passes.repair.expected_means import expected_means
 from lpcc.passes.repair.memory import images_held
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass
-from lpcc.quality.noise import Noise, noise_parts
 
 Array = np.ndarray[Any, Any]
 
 _INT32 = 2**31 - 1
 _IMAGES = 128
 _JUDGED = 128
-_TAKEN_BACK = "taken back: the outputs come no closer to those of the float network"
 
 
 @dataclass(frozen=True)
@@ -88,11 +87,9 @@ class CorrectBias(Pass):
             return changes
         corrected = clone(graph)
         _shift_biases(corrected, shifts)
-        old, new = _distances(before, (graph, corrected), judged)
+        old, new = distances(before, (graph, corrected), judged)
         if not new.beats(old):
-            changes.refuse(
-                graph.name or "graph", "taken back: the outputs come no closer to those of the float network"
-            )
+            changes.refuse(graph.name or "graph", TAKEN_BACK)
             return changes
         _shift_biases(graph, shifts)
         for layer in shifts:
@@ -254,14 +251,3 @@ def _shift_biases(graph: gs.Graph, shifts: Mapping[str, Array]) -> None:
             e.replace_input(node, 2, result)
             if old is not None and not e.users(old.outputs[0]) and not e.is_output(old.outputs[0]):
                 e.remove(old)
-
-
-def _distances(before: gs.Graph, candidates: Sequence[gs.Graph], feeds: Feeds) -> list[Noise]:
-    """How far the candidates' outputs are from those of the float network."""
-    from lpcc.runtime import Session
-
-    outputs = []
-    for graph in (before, *candidates):
-        session = Session(to_proto(graph))
-        outputs.append([session.run(feed) for feed in feeds])
-    return [noise_parts(zip(outputs[0], found, strict=True)) for found in outputs[1:]]

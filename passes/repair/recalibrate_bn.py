@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
+import onnx
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.purity import trains
-from lpcc.calibrate.holdout import used_and_apart
+from lpcc.calibrate.holdout import Feeds, used_and_apart
 from lpcc.calibrate.partial import Walk
-from lpcc.graph import to_proto
+from lpcc.graph import clone, to_proto
+from lpcc.passes.repair.distances import TAKEN_BACK, distances
 from lpcc.passes.repair.memory import images_held
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 
 Array = np.ndarray[Any, Any]
 
 _IMAGES = 256
+_APART = 3
+"""One image in so many is kept apart."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,20 @@ class RecalibrateBatchNorm(Pass):
     they were re-estimated. As images are few, the new statistics count for the share n / (n + `prior`) over n images,
     the old ones for the rest: mixed as those of one population, with the distance of the means in its variance.
 
+    A third of the images is kept apart. On these the new statistics of a batch norm must describe its input better,
+    taken to be normal:
+
+        sum over channels of ln(s + epsilon) + (v + (m - mu)^2) / (s + epsilon)
+
+    falls, with mu and s the mean and variance remembered, m and v those found there. Behind a pass that rounded weights
+    the network's outputs on these images must come closer to those of the network before it (`lpcc.quality.noise`), or
+    all is taken back. Behind others, or alone, there is no network to come closer to: what the outputs should be, only
+    the accuracy budget says, which judges every result.
+
     Left alone, each with its reason: batch norms in training mode, in bodies of If, Loop and Scan, with statistics that
     are not constants or that other nodes share, with statistics for each position, and those whose input holds numbers
-    that are not finite. A network without batch norms, or one whose are folded already, has nothing to re-estimate.
+    that are not finite, or on images kept apart is no closer. A network without batch norms, or one whose are folded
+    already, has nothing to re-estimate.
     """
 
     name: ClassVar[str] = "recalibrate-bn"
@@ -54,32 +70,59 @@ class RecalibrateBatchNorm(Pass):
         if not norms or ctx.calibration is None:
             changes.refuse(graph.name or "graph", "it has no batch norms to re-estimate")
             return changes
-        feeds, _ = used_and_apart(ctx.calibration, images_held(graph, _IMAGES), 0)
-        model = to_proto(graph)
-        walk = Walk(model, feeds)
-        nodes = {node.output[0]: node for node in model.graph.node if node.op_type == "BatchNormalization"}
-        with edit.Edit(graph) as e:
-            for done, node in enumerate(norms):
-                ctx.progress("re-estimate batch norms", done, len(norms))
-                found = self._statistics(node, walk.values(node.inputs[0].name))
-                if found is None:
-                    changes.refuse(node, "its input holds numbers that are not finite")
-                    continue
-                proto = nodes[node.outputs[0].name]
-                for index, values in zip((3, 4), found, strict=True):
-                    walk.set_constant(proto.input[index], values)
-                    old = node.inputs[index]
-                    e.replace_input(node, index, e.constant(f"{old.name}_recalibrated", values))
+        data = ctx.calibration.head(images_held(graph, _IMAGES))
+        used, apart = used_and_apart(data, len(data), len(data) // _APART)
+        found = self._estimate(to_proto(graph), norms, [*used, *apart], len(used), ctx, changes)
+        if found and ctx.unquantized is not None:
+            changed = clone(graph)
+            _write(changed, found)
+            old, new = distances(ctx.unquantized, (graph, changed), apart)
+            if not new.beats(old):
+                changes.refuse(graph.name or "graph", TAKEN_BACK)
+                return changes
+        _write(graph, found)
+        for node in norms:
+            if node.outputs[0].name in found:
                 changes.done(node, "statistics of batch norm re-estimated")
         return changes
+
+    def _estimate(
+        self,
+        model: onnx.ModelProto,
+        norms: Sequence[gs.Node],
+        feeds: Feeds,
+        used: int,
+        ctx: Context,
+        changes: Changes,
+    ) -> dict[str, tuple[Array, Array]]:
+        """New means and variances, by the name of what a norm puts out, from the first `used` feeds; judged by others.
+
+        `model` is changed.
+        """
+        walk = Walk(model, feeds)
+        nodes = {node.output[0]: node for node in model.graph.node if node.op_type == "BatchNormalization"}
+        estimated = {}
+        for done, node in enumerate(norms):
+            ctx.progress("re-estimate batch norms", done, len(norms))
+            parts = walk.values(node.inputs[0].name)
+            found = self._statistics(node, parts[:used])
+            if found is None:
+                changes.refuse(node, "its input holds numbers that are not finite")
+                continue
+            old = (np.asarray(node.inputs[index].values) for index in (3, 4))
+            if not _misfit(node, found, parts[used:]) < _misfit(node, tuple(old), parts[used:]):
+                changes.refuse(node, "taken back: its input on images kept apart is no closer to the new statistics")
+                continue
+            name = node.outputs[0].name
+            for index, values in zip((3, 4), found, strict=True):
+                walk.set_constant(nodes[name].input[index], values)
+            estimated[name] = found
+        return estimated
 
     def _statistics(self, node: gs.Node, parts: list[Array]) -> tuple[Array, Array] | None:
         """The new mean and variance (C,), in the types of the old ones."""
         old_mean, old_variance = (np.asarray(node.inputs[index].values) for index in (3, 4))
-        rows = [part.reshape(*part.shape[:2], -1).astype(np.float64) for part in parts]
-        images = sum(len(row) for row in rows)
-        mean = sum(row.mean(axis=2).sum(axis=0) for row in rows) / images
-        variance = sum(np.square(row - mean[:, None]).mean(axis=2).sum(axis=0) for row in rows) / images
+        images, mean, variance = _moments(parts)
         if not (np.isfinite(mean).all() and np.isfinite(variance).all()):
             return None
         share = images / (images + self.prior)
@@ -88,6 +131,33 @@ class RecalibrateBatchNorm(Pass):
         spread = share * (1 - share) * np.square(mean - before)
         new_variance = share * variance + (1 - share) * old_variance.astype(np.float64) + spread
         return mixed.astype(old_mean.dtype), new_variance.astype(old_variance.dtype)
+
+
+def _moments(parts: Sequence[Array]) -> tuple[int, Array, Array]:
+    """The number of images in (N, C, ...), and mean and variance of each channel (C,)."""
+    rows = [part.reshape(*part.shape[:2], -1).astype(np.float64) for part in parts]
+    images = sum(len(row) for row in rows)
+    mean = np.sum([row.mean(axis=2).sum(axis=0) for row in rows], axis=0) / images
+    variance = np.sum([np.square(row - mean[:, None]).mean(axis=2).sum(axis=0) for row in rows], axis=0) / images
+    return images, mean, variance
+
+
+def _misfit(node: gs.Node, statistics: tuple[Array, ...], parts: Sequence[Array]) -> float:
+    """How badly statistics describe what a norm reads: its cross entropy as a normal variable, up to constants."""
+    _, mean, variance = _moments(parts)
+    remembered, spread = (values.astype(np.float64) for values in statistics)
+    spread = np.maximum(spread + float(edit.attr(node, "epsilon", 1e-5)), np.finfo(np.float64).tiny)
+    return float((np.log(spread) + (variance + np.square(mean - remembered)) / spread).sum())
+
+
+def _write(graph: gs.Graph, statistics: Mapping[str, tuple[Array, Array]]) -> None:
+    """Let batch norms, known by what they put out, have other statistics."""
+    with edit.Edit(graph) as e:
+        for node in e.nodes:
+            if edit.op(node) != "BatchNormalization" or node.outputs[0].name not in statistics:
+                continue
+            for index, values in zip((3, 4), statistics[node.outputs[0].name], strict=True):
+                e.replace_input(node, index, e.constant(f"{node.inputs[index].name}_recalibrated", values))
 
 
 def _fits(node: gs.Node, graph: gs.Graph, changes: Changes) -> bool:

@@ -85,3 +85,42 @@ def test_clip_must_be_out_of_reach(most, absorbed):
     after, changes, _ = _run(model, calibration=Dataset.from_arrays(_IMAGES))
     assert bool(changes) is absorbed
     assert_equivalent(model, after, _IMAGES)
+
+
+def test_a_channel_that_falls_below_on_images_kept_apart_stays():
+    images = _IMAGES["x"].copy()
+    images[12:] -= _lowers_first_channel()[None, :, None, None]
+    model = _model()
+    data = Dataset.from_arrays({"x": images})
+    after, changes, _ = _run(model, calibration=data)
+    assert changes  # of channel 1
+    assert_equivalent(model, after, {"x": images})
+    bias = next(numpy_helper.to_array(t) for t in after.graph.initializer if t.name == "b")
+    assert bias[0] == 9
+    assert bias[1] < 4
+
+
+def _lowers_first_channel() -> np.ndarray:
+    """What added to each pixel raises channel 0 by 8 and leaves channel 1 as it is."""
+    weights = next(numpy_helper.to_array(t) for t in _model().graph.initializer if t.name == "w")
+    return np.linalg.lstsq(weights[:2, :, 0, 0], np.asarray([8.0, 0.0]), rcond=None)[0].astype(np.float32)
+
+
+def test_biases_that_do_not_fit_their_type_leave_both_layers_alone():
+    """The layer behind would get a bias beyond float16; that is known before anything is changed."""
+    model = _model((9.0, 9.0, 9.0, 9.0))
+    graph = from_proto(model)
+    for tensor, value in (("v", 3e4), ("c", 6e4)):
+        constant = graph.tensors()[tensor]
+        constant.values = np.full(constant.shape, value)
+    for constant in (t for t in graph.tensors().values() if hasattr(t, "values")):
+        constant.values = constant.values.astype(np.float16)
+    for name in ("x", "a", "r", "y"):
+        graph.tensors()[name].dtype = np.dtype(np.float16)
+    before = to_proto(graph)
+    ctx = Context(hints={"a": (np.full(4, 9.0), np.ones(4))})
+    (record,) = run_pipeline(graph, [AbsorbBias()], ctx)
+    assert not record.changes
+    assert [r.reason for r in record.changes.refused] == ["the bias of Conv `second` would not fit float16"]
+    assert [*to_proto(graph).graph.initializer] == [*before.graph.initializer]
+    np.testing.assert_array_equal(ctx.hints["a"][0], np.full(4, 9.0))
