@@ -55,7 +55,10 @@ class MixedPrecision(Pass):
     which is solved exactly (`lpcc.search.knapsack`). With `max_drop` the bytes are minimised instead, under the
     greatest sum of damages with which the real network changes the highest class of no more than `max_drop` percent of
     the images. What was found is then checked on the network itself, whose bytes, milliseconds and changed classes
-    count, and solved again with tighter limits where it misses. `quantize` writes the result, with its option ``bits``.
+    count, and solved again with tighter limits where it misses. One choice for all layers is tried, too, and, as what
+    layers in 16 bits gain together no layer shows alone, with 16 bits also the best without each of the choices: what
+    keeps to the limits with the least noise of the whole network (with `max_drop` the fewest bytes) is taken.
+    `quantize` writes the result, with its option ``bits``.
 
     A layer of mixed channels (``4+8:25%``) keeps those in 8 bits whose weights lose most. Additive sensitivities: Dong
     et al., HAWQ: Hessian aware quantization of neural networks (2019), with measured damage in place of second
@@ -125,7 +128,8 @@ class MixedPrecision(Pass):
 
         def outcome(assignment: Assignment) -> Outcome:
             made = prices.sketched(assignment)
-            return Outcome(constant_bytes(made), prices.latency(made), 0.0)
+            noise = math.fsum(prices.weight_damage(layer, choice) for layer, choice in assignment.items())
+            return Outcome(constant_bytes(made), prices.latency(made), 0.0, noise)
 
         found = self._solved(prices, layers, prices.weight_damage, outcome)
         return _refused(graph, found) if isinstance(found, str) else self._writing(found).sketch(graph, ctx)
@@ -157,9 +161,17 @@ class MixedPrecision(Pass):
         latency = prices.added_milliseconds(free, choices) if timed else {}
         options = options_of(free, choices, damage, prices.bytes_of, latency)
         solve = least_damage if self.max_drop is None else least_bytes
+        known: dict[tuple[str, ...], Outcome] = {}
+
+        def of_all(assignment: Assignment) -> Outcome:
+            key = tuple(assignment[layer] for layer in free)
+            if key not in known:
+                known[key] = outcome_of({**assignment, **fixed})
+            return known[key]
+
         try:
             self._check(options, base, whole, goal)
-            found = solve(options, base, goal, lambda assignment: outcome_of({**assignment, **fixed}))
+            found = solve(options, base, goal, of_all)
         except Infeasible as error:
             if not skipped:
                 raise
@@ -245,9 +257,10 @@ def _real(subject: Subject, prices: Prices, ctx: Context) -> Callable[[Assignmen
 
     def outcome(assignment: Assignment) -> Outcome:
         model = bench.model(assignment)
-        agreement = bench.judge(model)["agreement"]
+        values = bench.judge(model)
+        agreement = values["agreement"]
         changed = 0.0 if math.isnan(agreement) else 100.0 - agreement
-        return Outcome(constant_bytes(from_proto(model)), prices.milliseconds(assignment), changed)
+        return Outcome(constant_bytes(from_proto(model)), prices.milliseconds(assignment), changed, values["noise"])
 
     return outcome
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lpcc.search import Infeasible, choose
@@ -18,13 +18,21 @@ _FINEST = 1e-3
 """Least share of all possible damage that is told apart from none."""
 
 
+_SOCIAL = "16"
+"""The choice whose damage depends on the neighbours': what it gains is lost where the next layer has 8 bits."""
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What a whole network takes, or may take: bytes, milliseconds, percent of images whose highest class changed."""
+    """What a whole network takes, or may take: bytes, milliseconds, percent of images whose highest class changed.
+
+    `noise` is the distance of its outputs (`lpcc.quality.noise`), which no goal limits.
+    """
 
     bytes: float
     ms: float
     changed: float
+    noise: float = 0.0
 
     def excess(self, goal: Outcome) -> Outcome:
         """By how much it misses a goal; zero where it does not."""
@@ -44,6 +52,20 @@ class Choices:
     layers: tuple[str, ...]
     options: tuple[Mapping[str, Option], ...]
 
+    def uniform(self) -> Iterator[Assignment]:
+        """One choice for all layers, for each choice."""
+        for choice in self.options[0] if self.options else ():
+            yield dict.fromkeys(self.layers, choice)
+
+    def narrowed(self) -> Iterator[Choices]:
+        """The same without one of the choices, for each; none where damages simply add up."""
+        names = list(self.options[0]) if self.options else []
+        if _SOCIAL not in names or len(names) < 2:
+            return
+        for left_out in names:
+            kept = [{name: o for name, o in options.items() if name != left_out} for options in self.options]
+            yield Choices(self.layers, tuple(kept))
+
     def best(self, minimise: str, limits: Mapping[str, float]) -> Assignment:
         """The assignment of least total of one quantity within limits of others. Raises Infeasible."""
         finite = {name: limit for name, limit in limits.items() if math.isfinite(limit)}
@@ -57,21 +79,44 @@ class Choices:
         return math.fsum(min(group, default=0.0) for group in finite), math.fsum(max(g, default=0.0) for g in finite)
 
 
-def least_damage(
-    choices: Choices, base: Outcome, goal: Outcome, outcome_of: Callable[[Assignment], Outcome]
-) -> Assignment:
+Outcomes = Callable[[Assignment], Outcome]
+"""What the network with an assignment takes."""
+
+
+def least_damage(choices: Choices, base: Outcome, goal: Outcome, outcome_of: Outcomes) -> Assignment:
     """The assignment of least damage whose network keeps to the bytes and milliseconds of `goal`.
 
-    `base` is the network in which every layer has what its options are relative to. What layers share, or convert
-    between them, makes sums of their prices inexact: limits that the network misses are tightened by as much.
+    `base` is the network in which every layer has what its options are relative to. Damages of single layers do not
+    show what neighbours in 16 bits gain together, so with that choice it is also solved without each of the choices;
+    and one choice for all layers is tried. Of what keeps to the goal the network of least noise counts.
 
     Raises:
         Infeasible: there is none.
     """
+    limited = replace(goal, changed=math.inf)
+    found = []
+    failed = None
+    for options in (choices, *choices.narrowed()):
+        try:
+            found.append(_least_sum(options, base, limited, outcome_of))
+        except Infeasible as error:
+            failed = failed or error
+    found += [same for same in choices.uniform() if outcome_of(same).excess(limited).met]
+    if not found:
+        raise failed or Infeasible("there is nothing to choose")
+    return min(found, key=lambda assignment: outcome_of(assignment).noise)
+
+
+def _least_sum(choices: Choices, base: Outcome, goal: Outcome, outcome_of: Outcomes) -> Assignment:
+    """The assignment of the least sum of damages. Raises Infeasible.
+
+    What layers share, or convert between them, makes sums of their prices inexact: limits that the network misses are
+    tightened by as much.
+    """
     limits = {"bytes": goal.bytes - base.bytes, "ms": goal.ms - base.ms}
     for _ in range(_ROUNDS):
         found = choices.best("damage", limits)
-        excess = outcome_of(found).excess(replace(goal, changed=math.inf))
+        excess = outcome_of(found).excess(goal)
         if excess.met:
             return found
         limits["bytes"] -= excess.bytes
@@ -79,16 +124,26 @@ def least_damage(
     raise Infeasible(f"after {_ROUNDS} rounds the network still misses its limits")
 
 
-def least_bytes(
-    choices: Choices, base: Outcome, goal: Outcome, outcome_of: Callable[[Assignment], Outcome]
-) -> Assignment:
+def least_bytes(choices: Choices, base: Outcome, goal: Outcome, outcome_of: Outcomes) -> Assignment:
     """The smallest assignment whose network changes no more of the highest classes than `goal` says.
 
-    The greatest sum of damages under which it does is found by bisection: more damage gives a smaller network.
+    The greatest sum of damages under which it does is found by bisection: more damage gives a smaller network. One
+    choice for all layers is tried, too.
 
     Raises:
         Infeasible: there is none.
     """
+    found = [same for same in choices.uniform() if outcome_of(same).excess(goal).met]
+    try:
+        found.insert(0, _most_damage(choices, base, goal, outcome_of))
+    except Infeasible:
+        if not found:
+            raise
+    return min(found, key=lambda assignment: outcome_of(assignment).bytes)
+
+
+def _most_damage(choices: Choices, base: Outcome, goal: Outcome, outcome_of: Outcomes) -> Assignment:
+    """The smallest assignment of the greatest sum of damages that `goal` bears. Raises Infeasible."""
     limits = {"bytes": goal.bytes - base.bytes, "ms": goal.ms - base.ms}
     least, most = choices.ends("damage")
 

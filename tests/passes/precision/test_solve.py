@@ -80,3 +80,77 @@ def test_changes_that_no_choice_avoids_are_an_error():
     options = choices((100, 3.0))
     with pytest.raises(Infeasible, match="even with the least damage"):
         least_bytes(options, Outcome(1000, 0, 0), Outcome(FREE, FREE, 1.0), network(options, changed=lambda _: 2.0))
+
+
+def sociable(found) -> float:
+    """Noise of a network in which each border between 16 and 8 bits undoes what 16 bits gain; float has none."""
+    kinds = set(found.values()) - {"float"}
+    return 5.0 if kinds == {"16", "8"} else 1.0 * len([c for c in found.values() if c == "8"])
+
+
+def with_sixteen(layers: int, ms: dict[str, float]) -> Choices:
+    """Layers whose damage is greatest in 8 bits and which take the same bytes, and `ms` over 8 bits."""
+    names = [f"l{i}" for i in range(layers)]
+    damages = {"16": 0.1, "8": 1.0, "float": 0.0}
+    latency = {(name, choice): value for name in names for choice, value in ms.items()}
+    return options_of(names, list(damages), lambda _, choice: damages[choice], lambda *_: 100, latency)
+
+
+def timed(options: Choices):
+    def outcome(found):
+        ms = sum(options.options[0][choice]["ms"] for choice in found.values())
+        return Outcome(1000, 100 + ms, 0.0, sociable(found))
+
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("most", "expected"),
+    [
+        (112, {"16": 4}),  # the sum of damages has one in float, three of 16 bits and so on; all alike is quieter
+        (106, {"float": 1, "8": 3}),  # in the sum of damages 16 bits and 8 bits side by side are best
+    ],
+)
+def test_what_is_quietest_as_a_whole_is_taken(most, expected):
+    options = with_sixteen(4, {"16": 3.0, "8": 0.0, "float": 6.0})
+    goal = Outcome(FREE, most, FREE)
+    base = Outcome(1000, 100, 0)
+    by_sum = options.best("damage", {"ms": most - 100})
+    found = least_damage(options, base, goal, timed(options))
+    assert timed(options)(found).ms <= most
+    assert sociable(found) <= sociable(by_sum)
+    assert {choice: list(found.values()).count(choice) for choice in set(found.values())} == expected
+
+
+def test_one_choice_for_all_does_where_sums_of_prices_find_nothing():
+    """Each border between choices costs what no sum knows of."""
+    options = choices((100, 1.0), (100, 2.0))
+
+    def outcome(found):
+        extra = 500.0 if len(set(found.values())) > 1 else 0.0
+        return Outcome(1000 - 50 * list(found.values()).count("4") + extra, 0.0, sum(c == "4" for c in found.values()))
+
+    found = least_damage(options, Outcome(1000, 0, 0), Outcome(950, FREE, FREE), outcome)
+    assert found == {"l0": "4", "l1": "4"}
+    assert least_bytes(options, Outcome(1000, 0, 0), Outcome(FREE, FREE, 0.5), outcome) == {"l0": "8", "l1": "8"}
+
+
+def test_least_bytes_of_one_choice_where_the_least_damage_changes_too_much():
+    """Sums of damages say 8 bits; the network itself says 4."""
+    options = choices((100, 3.0), (100, 3.0))
+
+    def outcome(found):
+        return Outcome(1000 - 50 * list(found.values()).count("4"), 0.0, 0.0 if set(found.values()) == {"4"} else 9.0)
+
+    goal = Outcome(FREE, FREE, 1.0)
+    assert least_bytes(options, Outcome(1000, 0, 0), goal, outcome) == {"l0": "4", "l1": "4"}
+
+
+def test_a_limit_of_damage_that_nothing_keeps_to_is_passed_over():
+    """Bytes are limited so tightly that of all damages only the greatest will do."""
+    options = choices((100, 1.0), (100, 2.0))
+    goal = Outcome(900, FREE, 3.0)
+    found = least_bytes(options, Outcome(1000, 0, 0), goal, network(options, changed=lambda damage: damage))
+    assert found == {"l0": "4", "l1": "4"}
+    with pytest.raises(Infeasible):
+        least_bytes(options, Outcome(1000, 0, 0), Outcome(900, FREE, 2.0), network(options, changed=lambda d: d))
