@@ -111,7 +111,8 @@ def remedy(kind: Kind, layer: str, ran: Collection[str], accurate: Collection[st
     `ran` has the names of the passes that were tried already, `accurate` those of the preset of that name. `widens`:
     the target has a kernel for the layer whose activations have 16 bits.
     """
-    keep = f"--keep {shlex.quote(layer.replace(',', '?'))}"  # a comma would end the name, and `?` fits it
+    plain = "," not in layer and layer == layer.strip() and not layer.startswith('"')
+    keep = f"--keep {shlex.quote(layer if plain else json.dumps(layer, ensure_ascii=False))}"
     if widens and kind in _WIDER:
         keep = f"quantize{{bits={json.dumps(f'{layer}=16', ensure_ascii=False)}}}, or {keep}"
     if kind == "saturation":

@@ -42,7 +42,7 @@ def pipeline_for(
 
 
 def with_preset(pipeline: Pipeline, preset: str, whose: str = "the pipeline") -> Pipeline:
-    """The pipeline with each of its `quantize` replaced by the passes of the preset of that name.
+    """The pipeline with each of its `quantize`, and of other presets, replaced by the passes of the preset of that name.
 
     What the pipeline says of `quantize` and the preset leaves open holds for the `quantize` of the preset too.
 
@@ -58,7 +58,10 @@ def with_preset(pipeline: Pipeline, preset: str, whose: str = "the pipeline") ->
     def items(of: Sequence[Pass | Named]) -> Iterator[Pass | Named]:
         nonlocal found
         for item in of:
-            if isinstance(item, Named):
+            if isinstance(item, Named) and item.name in known:  # another preset, whose own options are its recipe
+                found = True
+                yield from recipe.items
+            elif isinstance(item, Named):
                 inner = tuple(items(item.passes))
                 yield from (item,) if inner == item.passes else inner
             elif item.name == _REPLACED:

@@ -141,8 +141,8 @@ def test_a_layer_that_has_16_bits_or_no_such_kernel_is_not_told_to_take_them() -
     assert "16" not in found(target="arm-cortex-m4")["conv1"].remedy
 
 
-def test_remedies_can_be_typed_whatever_the_layer_is_called() -> None:
-    name = "block 1/fc, out"
+@pytest.mark.parametrize("name", ["block 1/fc, out", '"fc"', " fc", "ü,", "a\\,b", "fc 'x'", "conv[0]*"])
+def test_remedies_can_be_typed_whatever_the_layer_is_called(name: str) -> None:
     _, typed = shlex.split(remedy("arithmetic", name, {"quantize"}, set()))
     assert matching([name, "other"], names("--keep", [typed]), "keep") == {name}
 

@@ -57,6 +57,11 @@ def test_what_the_target_says_of_quantize_still_holds() -> None:
     assert Pipeline.parse(str(found)) == found
 
 
+def test_a_preset_stands_for_another() -> None:
+    assert str(with_preset(Pipeline.parse("exact,fast,schedule"), "accurate")) == "exact,accurate,schedule"
+    assert str(with_preset(Pipeline.parse("exact,accurate"), "accurate")) == "exact,accurate"
+
+
 def test_a_named_pipeline_that_quantises_is_varied_too() -> None:
     found = with_preset(Pipeline.parse("exact,accurate"), "fast")
     assert quantisers(found) == quantisers(Pipeline.parse("fast"))
