@@ -42,7 +42,7 @@ def pipeline_for(
 
 
 def with_preset(pipeline: Pipeline, preset: str, whose: str = "the pipeline") -> Pipeline:
-    """The pipeline with each of its `quantize`, and of other presets, replaced by the passes of the preset of that name.
+    """The pipeline with each `quantize`, or other preset, replaced by the passes of the preset of that name.
 
     What the pipeline says of `quantize` and the preset leaves open holds for the `quantize` of the preset too.
 
