@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from lpcc.calibrate.histograms import Array
 from lpcc.calibrate.joined import Joined
-from lpcc.calibrate.partial import glimpse
-from lpcc.calibrate.probes import Probe, attach, probes_of, tensors_from_zero
+from lpcc.calibrate.partial import glimpse, part
+from lpcc.calibrate.probes import attach, probes_of, tensors_from_zero
 from lpcc.calibrate.streams import Statistics, Stream
 
 if TYPE_CHECKING:
@@ -24,9 +24,9 @@ _PER_SAMPLE = (256, 8192)
 """Least and greatest number of those that come from one image."""
 _BATCH_VALUES = 1 << 22
 """Values of all wanted tensors together that a batch may have: they should stay in the processor's cache."""
-_ENOUGH = {"sampled": 250, "image": 250, "all": 100}
+_ENOUGH = {"sampled": 250, "image": 250, "all": 60}
 """Images that each tensor is binned on, if there are so many, by whose extremes are exact."""
-_MOST_TURNS = {"sampled": 4, "image": 4, "all": 10}
+_MOST_TURNS = {"sampled": 4, "image": 4, "all": 16}
 _BLOCK = 32
 """Images that follow each other in one turn; greatest batch."""
 
@@ -48,12 +48,11 @@ def collect(
     """Run `model` over `data` once and gather the statistics of the named float32 tensors of its main graph, by name.
 
     Of a large feature map the same grid of pixels is looked at in each image. Where there are many images the tensors
-    take turns, each with at least 250 images spread over all (100 where `extremes` is "all"); blocks of images, not
-    batches, change turns. So the
-    result does not depend on the batch size (chosen to suit the processor's cache where it is None). `extremes` says
-    of what the least and the greatest value are to be those: the more, the longer it takes. `progress` is told the
-    images done and their number. Tensors of other types, and those that held no finite number, are left out of the
-    result. Nothing of `model` is changed.
+    take turns, each with at least 250 images spread over all (60 where `extremes` is "all"); blocks of images, not
+    batches, change turns. So the result does not depend on the batch size (chosen to suit the processor's cache where
+    it is None). `extremes` says of what the least and the greatest value are to be those: the more, the longer it
+    takes. `progress` is told the images done and their number. Tensors of other types, and those that held no finite
+    number, are left out of the result. Nothing of `model` is changed, and what is behind the last tensor is not run.
 
     Raises:
         ModelError: onnxruntime cannot run the model, or makes no tensor of such a name.
@@ -61,6 +60,7 @@ def collect(
     """
     wanted = list(dict.fromkeys(names))
     done, total = 0, len(data)
+    model = _needed(model, wanted)
     values = glimpse(model, wanted, data)
     if not values:
         return {}
@@ -79,6 +79,19 @@ def collect(
         done += batch.count
         progress(done, total)
     return run.statistics()
+
+
+def _needed(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """What makes the named tensors, with all inputs and no outputs: what comes behind them need not run."""
+    inputs = {info.name for info in model.graph.input}
+    made = [name for name in names if name not in inputs]
+    if not made:
+        return model
+    found = part(model, made)
+    del found.graph.output[:]
+    kept = {info.name for info in found.graph.input}
+    found.graph.input.extend(info for info in model.graph.input if info.name not in kept)
+    return found
 
 
 class _Run:
@@ -106,10 +119,17 @@ class _Run:
             maps = {name: shape[1] for name, shape in shapes.items() if len(shape) == 4 and name not in self._inputs}
             self._joined = Joined(maps, frozenset(maps) - tensors_from_zero(model))
             self._always = tuple(name for name in shapes if name not in maps)
+        probes = list(self._probes.items())
+        # Where the extremes of all images are taken all tensors have the first turn: other outputs beside those take
+        # longer than they do by themselves, as onnxruntime then reuses less of its memory.
+        self._looked_at = [
+            (probes if turn == 0 else []) if self._joined.outputs else probes[turn::turns] for turn in range(turns)
+        ]
+        """By turn, the tensors whose turn it is."""
         made: dict[tuple[str, ...], Session] = {}
         self._sessions = []
         for turn in range(turns):
-            wanted = [probe.outputs for _, probe in self._looked_at(turn)]
+            wanted = [probe.outputs for _, probe in self._looked_at[turn]]
             outputs = dict.fromkeys(name for names in [*wanted, self._always] for name in names)
             named = tuple(name for name in outputs if name not in self._inputs)
             if named not in made:
@@ -119,31 +139,23 @@ class _Run:
     def add(self, batch: Batch, start: int) -> None:
         """Run a batch whose first image is number `start`, and take in what is found."""
         turns = (np.arange(start, start + batch.count) // _BLOCK) % self._turns
-        for turn in np.unique(turns):
+        for turn in sorted(set(turns.tolist())):
             session, outputs = self._sessions[turn]
             values = {**batch.feeds, **session.run(batch.feeds, outputs)}
             rows = None if (turns == turn).all() else np.flatnonzero(turns == turn)
             images = batch.count if rows is None else len(rows)
+            whole = rows is None and batch.count == batch.rows
             for name in self._always:
                 self._streams[name].widen(values[name])
             self._joined.add(values)
-            for name, probe in self._looked_at(int(turn)):
-                low, high = (
-                    np.zeros((images, 1), np.float32) if key is None else _part(batch, values[key], rows)
-                    for key in (probe.low, probe.high)
-                )
-                self._streams[name].add(_part(batch, probe.taken(values[probe.sample]), rows), images, low, high)
-
-    def _looked_at(self, turn: int) -> list[tuple[str, Probe]]:
-        """The tensors whose turn it is.
-
-        Where the extremes of all images are taken all tensors have the first one: other outputs beside those take
-        longer than they do by themselves, as onnxruntime then reuses less of its memory.
-        """
-        probes = list(self._probes.items())
-        if self._joined.outputs:
-            return probes if turn == 0 else []
-        return probes[turn :: self._turns]
+            for name, probe in self._looked_at[turn]:
+                sample = probe.taken(values[probe.sample])
+                low = None if probe.low is None else values[probe.low]
+                high = values[probe.high]
+                if not whole:
+                    sample, high = _part(batch, sample, rows), _part(batch, high, rows)
+                    low = None if low is None else _part(batch, low, rows)
+                self._streams[name].add(sample, images, low, high)
 
     def statistics(self) -> dict[str, Statistics]:
         """What all tensors held that held finite numbers."""

@@ -39,8 +39,8 @@ class Joined:
     lows: frozenset[str]
     """The maps whose minima are wanted."""
     outputs: dict[str, list[str]] = field(init=False)
-    """By name of an output, the maps or negated maps in it, in order."""
-    _greatest: dict[str, Array] = field(init=False, default_factory=dict)
+    """By name of an output, the maps in it, in order."""
+    _found: dict[str, Array] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         blocks = [name for name, channels in self.channels.items() if channels % _BLOCK == 0]
@@ -73,20 +73,25 @@ class Joined:
     def add(self, values: Mapping[str, Array]) -> None:
         """Take in the outputs for some images. What is not finite does not count."""
         for output in self.outputs:
-            sign = -1.0 if output == _LOWS else 1.0
-            rows = sign * values[output].reshape(len(values[output]), -1)
-            most = np.where(np.isfinite(rows), rows, -np.inf).max(axis=0)
-            before = self._greatest.get(output)
-            self._greatest[output] = most if before is None else np.maximum(before, most)
+            rows = values[output].reshape(len(values[output]), -1)
+            extreme, none = (np.minimum, np.inf) if output == _LOWS else (np.maximum, -np.inf)
+            found = rows[0] if len(rows) == 1 else extreme.reduce(rows, axis=0)
+            if not np.isfinite(found).all():
+                found = extreme.reduce(np.where(np.isfinite(rows), rows, none), axis=0)
+            if output in self._found:
+                extreme(self._found[output], found, out=self._found[output])
+            else:
+                self._found[output] = found.copy()
 
     def extremes(self) -> Iterable[tuple[str, float, float]]:
         """Each map with its least value, infinite where that was not asked for, and its greatest."""
         lows: dict[str, float] = {}
         highs: dict[str, float] = {}
         for output, names in self.outputs.items():
-            if output in self._greatest:
+            if output in self._found:
                 starts = np.cumsum([0, *(self.channels[name] for name in names)])[:-1]
-                most = np.maximum.reduceat(self._greatest[output], starts).tolist()
-                (lows if output == _LOWS else highs).update(zip(names, most, strict=True))
+                least = output == _LOWS
+                found = (np.minimum if least else np.maximum).reduceat(self._found[output], starts).tolist()
+                (lows if least else highs).update(zip(names, found, strict=True))
         for name, high in highs.items():
-            yield name, -lows.get(name, -math.inf), high
+            yield name, lows.get(name, math.inf), high

@@ -47,8 +47,8 @@ class Probe:
         return [name for name in (self.sample, self.low, self.high) if name is not None]
 
     def taken(self, values: Array) -> Array:
-        """The sample, from the array of that name."""
-        return values if self.steps is None else values[:, :, :: self.steps[0], :: self.steps[1]]
+        """The sample, from the array of that name; one of its own, that the whole need not stay in memory for it."""
+        return values if self.steps is None else values[:, :, :: self.steps[0], :: self.steps[1]].copy()
 
 
 def probes_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +14,9 @@ _PENDING = 1 << 16
 """Values that are binned at once."""
 _RATE = 0.01
 """Share of a new image in a moving average, once a hundred were seen."""
+
+_Part = tuple[int, Array | None]
+"""A number of images, and values with the extremes of each; None where those are zero."""
 
 
 @dataclass
@@ -56,26 +60,27 @@ class Stream:
         self._size = size
         self._histogram = Histogram()
         self._samples: list[Array] = []
-        self._lows: list[Array] = []
-        self._highs: list[Array] = []
+        self._lows: list[_Part] = []
+        self._highs: list[_Part] = []
         self._count = 0
         self._averages = Average(), Average()
         self._sums: Array = np.zeros(1)
         self._rows = 0
 
-    def add(self, sample: Array, images: int, low: Array, high: Array) -> None:
+    def add(self, sample: Array, images: int, low: Array | None, high: Array) -> None:
         """Take in a sample of some images, and arrays that have the least and the greatest value of each in them.
 
-        What does not divide into images counts as one.
+        The least is zero where `low` is None. What does not divide into images counts as one.
         """
         if sample.ndim == 0:
             sample = sample.reshape(1)
         if self._samples and sample.shape[1:] != self._samples[0].shape[1:]:
             self._flush()  # images of another size
         self._samples.append(sample)
-        rows = images if low.size % images == 0 and high.size % images == 0 else 1
-        self._lows.append(low.reshape(rows, -1).min(axis=1))
-        self._highs.append(high.reshape(rows, -1).max(axis=1))
+        most = 4 * sample.size
+        # Reduced later, many at a time, but for what would take much memory until then.
+        self._lows.append((images, low if low is None or low.size <= most else _reduced(low, images, np.minimum)))
+        self._highs.append((images, high if high.size <= most else _reduced(high, images, np.maximum)))
         self._count += sample.size
         if self._count >= _PENDING:
             self._flush()
@@ -97,10 +102,9 @@ class Stream:
     def _flush(self) -> None:
         if self._count:
             values = np.concatenate(self._samples)
-            others = tuple(axis for axis in range(values.ndim) if axis != 1)
-            self._sums = self._sums + values.sum(axis=others, dtype=np.float64)
             self._rows += values.size // (values.shape[1] if values.ndim > 1 else 1)
-            lows, highs = np.concatenate(self._lows), np.concatenate(self._highs)
+            self._sums = self._sums + _sums(values)
+            lows, highs = _by_image(self._lows, np.minimum), _by_image(self._highs, np.maximum)
             for average, extremes in zip(self._averages, (lows, highs), strict=True):
                 average.add(extremes)
             rows = values.reshape(len(values), -1)
@@ -108,6 +112,32 @@ class Stream:
             self._histogram.add(rows[:, ::step], float(lows.min()), float(highs.max()))
         self._samples, self._lows, self._highs = [], [], []
         self._count = 0
+
+
+def _sums(values: Array) -> Array:
+    """Sum of each channel (axis 1), of all values where there is no such axis; float64."""
+    if values.ndim < 2:
+        return np.asarray([values.sum(dtype=np.float64)])
+    flat = values.reshape(*values.shape[:2], -1)
+    if flat.shape[2] > 1:  # sums of rows that lie in memory as they are are several times as fast
+        return np.asarray(flat.astype(np.float64).sum(axis=2).sum(axis=0))
+    return np.asarray(flat[:, :, 0].sum(axis=0, dtype=np.float64))
+
+
+def _by_image(parts: Sequence[_Part], extreme: np.ufunc) -> Array:
+    """The extremes of each image, one after the other, from those of some images each."""
+    arrays = [values for images, values in parts if values is not None and values.ndim and len(values) == images]
+    if len(arrays) == len(parts) and len({array.shape[1:] for array in arrays}) == 1:
+        whole = np.concatenate(arrays)
+        return _reduced(whole, len(whole), extreme)
+    return np.concatenate([_reduced(values, images, extreme) for images, values in parts])
+
+
+def _reduced(values: Array | None, images: int, extreme: np.ufunc) -> Array:
+    """The extreme of each of so many images (images,), of all together where the values do not divide into them."""
+    if values is None:
+        return np.zeros(images, np.float32)
+    return np.asarray(extreme.reduce(values.reshape(images if values.size % images == 0 else 1, -1), axis=1))
 
 
 def _step(least: int, row: int) -> int:

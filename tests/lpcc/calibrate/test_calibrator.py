@@ -78,6 +78,24 @@ def test_progress_reaches_the_end():
     assert seen[-1] == (5, 5)
 
 
+@pytest.mark.parametrize("extremes", ["sampled", "image", "all"])
+def test_what_is_behind_the_tensors_is_not_run(extremes):
+    model, values, data = made(2)
+    model.graph.node[-1].CopyFrom(onnx.helper.make_node("Mystery", ["p"], ["y"], domain="nobody"))
+    model.opset_import.append(onnx.helper.make_opsetid("nobody", 1))
+    found = collect(model, ["x", "r"], data, extremes=extremes)
+    assert found["r"].histogram.high == pytest.approx(2 * values.max(), rel=0.2 if extremes == "sampled" else 1e-6)
+    with pytest.raises(ModelError):
+        collect(model, ["x", "y"], data, extremes=extremes)
+
+
+@pytest.mark.parametrize("extremes", ["sampled", "image", "all"])
+def test_inputs_alone(extremes):
+    model, values, data = made(3)
+    histogram = collect(model, ["x"], data, extremes=extremes)["x"].histogram
+    assert (histogram.low, histogram.high) == (values.min(), values.max())
+
+
 def test_unknown_tensor():
     model, _, data = made(1)
     with pytest.raises(ModelError, match="nowhere"):
