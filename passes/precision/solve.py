@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from lpcc.search import Infeasible, choose
@@ -94,16 +95,15 @@ def least_damage(choices: Choices, base: Outcome, goal: Outcome, outcome_of: Out
         Infeasible: there is none.
     """
     limited = replace(goal, changed=math.inf)
-    found = []
-    failed = None
-    for options in (choices, *choices.narrowed()):
-        try:
+    found = [same for same in choices.uniform() if outcome_of(same).excess(limited).met]
+    for options in choices.narrowed():
+        with suppress(Infeasible):
             found.append(_least_sum(options, base, limited, outcome_of))
-        except Infeasible as error:
-            failed = failed or error
-    found += [same for same in choices.uniform() if outcome_of(same).excess(limited).met]
-    if not found:
-        raise failed or Infeasible("there is nothing to choose")
+    try:
+        found.insert(0, _least_sum(choices, base, limited, outcome_of))
+    except Infeasible:
+        if not found:
+            raise
     return min(found, key=lambda assignment: outcome_of(assignment).noise)
 
 

@@ -9,17 +9,21 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import TensorProto
 
+import lpcc
 from lpcc import edit
 from lpcc.analysis.decoding import decoded
 from lpcc.analysis.kernels import kernels
 from lpcc.analysis.storage import storage
 from lpcc.analysis.types import annotate
+from lpcc.data import Dataset
 from lpcc.errors import UsageError
 from lpcc.formats.format import TENSOR, Layout
 from lpcc.graph import from_proto, load, to_proto
 from lpcc.passes import QuantizeWeights
 from lpcc.pipeline import Context, Pipeline
+from lpcc.pipeline.pays import Race
 from lpcc.pipeline.runner import run_pipeline
 from lpcc.runtime import Session, optimised
 from lpcc.runtime.session import with_outputs
@@ -426,6 +430,30 @@ def test_sums_of_two_powers_lose_at_most_a_point_and_a_half(zoo):
         parts = [next(iter(session.run(batch).values())) for batch in batches]
         right.append(100 * float((np.concatenate(parts).argmax(axis=1) == labels).mean()))
     assert right[1] > right[0] - 1.5
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "ratio", "kept"),
+    [
+        ("quantize-weights{format=int4}", 1.005, True),  # no faster, but the file is smaller
+        ("quantize-weights{format=int4}", 1.5, False),
+        ("quantize{ranges=minmax}", 1.005, False),  # is for speed, which it does not give
+        ("quantize-weights{format=int4},recalibrate-bn", 1.005, True),  # what changed nothing has no say
+    ],
+)
+def test_a_smaller_file_pays_where_it_is_not_slower(pipeline, ratio, kept, monkeypatch):
+    """The guard asks of passes that are for size only that the result is not slower."""
+    model = read_model(
+        """<ir_version: 8, opset_import: ["": 21]>
+        g (float[N,3,16,16] x) => (float[N,8,14,14] y) <float[32,3,3,3] w, float[8,32,1,1] v>
+        { a = Conv(x, w)  r = Relu(a)  y = Conv(r, v) }"""
+    )
+    monkeypatch.setattr("lpcc.driver.race", lambda *_: Race(1.0, ratio, ratio, measured=True))
+    images = np.random.default_rng(0).standard_normal((16, 3, 16, 16)).astype(np.float32)
+    data = Dataset.from_arrays({"x": images})
+    result = lpcc.optimize(model, target="x86-avx512-vnni", pipeline=pipeline, calib=data, min_agreement=None)
+    written = {tensor.data_type for tensor in result.model.graph.initializer}
+    assert bool(written & {TensorProto.INT4, TensorProto.INT8}) == kept
 
 
 def test_a_graph_without_layers():

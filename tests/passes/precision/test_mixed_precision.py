@@ -16,6 +16,7 @@ from lpcc.graph import clone, from_proto, load, to_proto
 from lpcc.passes import MixedPrecision, Quantize
 from lpcc.pipeline import Context, Pipeline
 from lpcc.pipeline.runner import run_pipeline
+from lpcc.quality.noise import noise_of
 from lpcc.runtime import Session, TensorSpec
 from lpcc.search import Infeasible
 from lpcc.target import Target
@@ -145,6 +146,38 @@ def test_sixteen_bits_are_chosen_where_they_cost_no_bytes(model):
         noise[choices] = np.square(Session(to_proto(graph)).run(images)["y"] - exact).sum()
         assert any(layer.input_params.dtype == np.int16 for layer in quantized_layers(graph)) == ("16" in choices)
     assert noise["16", "8"] < 0.5 * noise["8",]
+
+
+def test_sixteen_bits_among_the_choices_never_make_a_fast_network_noisier(model):
+    """Its neighbours in 8 bits would undo what a layer gains: sums of damages alone do not show that."""
+    target = Target.load("arm-cortex-m4")
+    graph = graph_of(model)
+    before = CostModel(target).estimate(graph).latency_ms
+    images = next(iter(context(model).calibration.batches(32))).feeds
+    exact = Session(model).run(images)["y"]
+    for speedup in (1.3, 1.9):
+        noise = {}
+        for choices in (("16", "8", "float"), ("8", "float")):
+            work, ctx = clone(graph), context(model, "arm-cortex-m4")
+            item = MixedPrecision(using="quantize{ranges=mse}", processes=1, speedup=speedup, choices=choices)
+            assert item.run(work, ctx)
+            annotate(work)
+            assert CostModel(target).estimate(work).latency_ms <= before / speedup * 1.0001
+            pairs = [({"y": exact}, Session(to_proto(work)).run(images))]
+            noise[choices] = noise_of(pairs)
+        assert noise["16", "8", "float"] <= noise["8", "float"] * 1.0001
+
+
+def test_a_sketch_prices_float_and_says_what_it_cannot_do(model):
+    ctx = Context(target=Target.load("arm-cortex-m7"))
+    graph = graph_of(model)
+    assert MixedPrecision(speedup=1.01, choices=("8", "float")).sketch(graph, ctx)
+    spared = graph_of(model)
+    changes = MixedPrecision(using=QUICK, size=0.6, skip=("third",)).sketch(spared, ctx)
+    assert not changes
+    assert "with 1 of the layers in float" in changes.refused[0].reason
+    empty = '<ir_version: 8, opset_import: ["": 17]> g (float[N,3,8,8] x) => (float[N,3,8,8] y) { y = Relu(x) }'
+    assert not MixedPrecision(using=QUICK, size=0.6).sketch(graph_of(read_model(empty)), ctx)
 
 
 def test_what_cannot_be_met_is_an_error(model):
