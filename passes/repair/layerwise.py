@@ -157,6 +157,8 @@ class _Run:
                 if site.name in work:
                     limit, wanted = work.pop(site.name)
                     try:
+                        if isinstance(wanted, str):
+                            raise NoPatches(wanted)
                         known[key] = self._solve(site, walk, wanted, limit).packed()
                     except (NoPatches, ModelError) as why:
                         known[key] = str(why)
@@ -228,19 +230,24 @@ class _Run:
             raise NoPatches(_TAKEN_BACK.format("its output"))
         return best
 
-    def _targets(self, some: Sequence[Site], limits: Sequence[int]) -> list[list[Array]]:
-        """For each layer, rows of what it should write, batch by batch; an empty list where there are none."""
+    def _targets(self, some: Sequence[Site], limits: Sequence[int]) -> list[list[Array] | str]:
+        """For each layer, rows of what it should write, batch by batch, or why there are none."""
         from lpcc.runtime import Session
 
         if not some:
             return []
         names = list(dict.fromkeys(site.target for site in some))
         session = Session(part(self.float_model, names))
-        found: list[list[Array]] = [[] for _ in some]
+        found: list[list[Array] | str] = [[] for _ in some]
         for batch, first, _ in self._masked():
             values = session.run({spec.name: batch.feeds[spec.name] for spec in session.inputs}, names)
-            for rows, site, limit in zip(found, some, limits, strict=True):
-                rows.append(site.wanted.rows(values[site.target], batch, first, limit))
+            for place, (rows, site, limit) in enumerate(zip(found, some, limits, strict=True)):
+                if isinstance(rows, str):
+                    continue
+                try:
+                    rows.append(site.wanted.rows(values[site.target], batch, first, limit))
+                except NoPatches as why:
+                    found[place] = str(why)
         return found
 
     def _masked(self) -> Iterator[tuple[Batch, int, Array]]:

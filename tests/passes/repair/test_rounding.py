@@ -12,16 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lpcc.analysis.quantized import quantized_layers
+from lpcc.data import Dataset
 from lpcc.graph import clone, from_proto, load, to_proto
 from lpcc.passes import AdaRound, Refit, RoundWeights
 from lpcc.passes.repair import adaround, gptq, layerwise
 from lpcc.passes.repair.gptq import compensated, fitted, nearest, polished
 from lpcc.passes.repair.layers import Rounding, Site, sites
 from lpcc.passes.repair.layerwise import LayerwiseRepair, Solver
-from lpcc.pipeline import Changes, Pipeline
+from lpcc.pipeline import Changes, Context, Pipeline
 from lpcc.pipeline.runner import run_pipeline
 from lpcc.quality.noise import Noise, noise_of
-from lpcc.runtime import Session, count_kernels
+from lpcc.runtime import Session, TensorSpec, count_kernels
+from lpcc.target import Target
 from lpcc.testing.golden import read_model
 
 PASSES = [AdaRound(steps=200, batch=64), RoundWeights(), RoundWeights(scales="search"), Refit()]
@@ -391,3 +393,19 @@ def test_int4_resnet20_within_three_points_of_float(item, zoo, context):
     before = top1(ctx.unquantized, feeds, labels)
     assert item.run(graph, ctx)
     assert top1(graph, feeds, labels) > before - 3
+
+
+@pytest.mark.parametrize("item", PASSES, ids=str)
+def test_a_model_whose_first_axis_is_of_channels_is_left_alone(item):
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[3,8,8] x) => (float[1,4,8,8] y) <float[8,3,3,3] u, float[4,8,1,1] w, int64[1] axis = {0}>
+    { x4 = Unsqueeze(x, axis) [c1] c = Conv<pads=[1,1,1,1]>(x4, u) r = Relu(c) [c2] y = Conv(r, w) }"""
+    model = read_model(text)
+    rows = np.random.default_rng(0).standard_normal((24, 8, 8)).astype(np.float32)
+    data = Dataset.open({"x": rows}, TensorSpec.inputs_of(model))
+    ctx = Context(target=Target.load("arm-cortex-a"), calibration=data)
+    graph = quantised(model, ctx)
+    before = to_proto(graph)
+    (record,) = run_pipeline(graph, [item], ctx)
+    assert {r.node: r.reason for r in record.changes.refused}["c1"].endswith("does not count the images")
+    assert to_proto(graph) == before
