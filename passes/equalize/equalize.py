@@ -19,7 +19,7 @@ from lpcc.calibrate.channels import Channels, measure_channels
 from lpcc.calibrate.holdout import BATCH, Feeds
 from lpcc.graph import clone, to_proto
 from lpcc.passes.equalize.scales import Equaliser, Room, magnitudes, room
-from lpcc.passes.equalize.tied import Ties, ties
+from lpcc.passes.equalize.tied import Ties, read_depthwise, ties
 from lpcc.passes.normalize.linear import Linear
 from lpcc.passes.quantize import Quantize
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass
@@ -54,14 +54,18 @@ class Equalize(Pass):
     the columns that read it adds (`lpcc.passes.equalize.scales`). ``auto`` quantises the network each way and once as
     it is, and takes what comes closest to its outputs on the images, if that is by a tenth at least; without a target
     with int8 kernels, or without images, it goes by weights. Made-up images do not tell how loud single channels are:
-    on them it tries weights only, and nothing where weights will have a scale per channel.
+    on them it tries weights only, and nothing where weights will have a scale per channel. By ``depthwise``, as by
+    noise, but only channels that nothing but depthwise convolutions reads: where weights have a scale for each output
+    channel, they make and read such a channel with scales of their own, which take s in. Rounded weights stay the same
+    integers, and the activation is rounded as if it had a range for each channel.
 
     Scales pass ReLU, its leaky and parametric forms, pooling, Concat, Split, sums (whose operands and result are then
     scaled alike) and what moves values or channels (`lpcc.passes.equalize.tied`). Where no Clip stands between, the
     network's outputs stay equal within rounding. A Clip as of a ReLU6 stays as it is: a channel that comes near its
     limits on the images, or by six deviations might, is left alone, and a quieter one is scaled no further than that.
 
-    Left alone, each with its reason: channels that reach an input or output of the model, an operator that is not
+    Left alone, each with its reason: by ``depthwise`` the whole graph without images that are real, or where weights
+    share a scale; channels that reach an input or output of the model, an operator that is not
     homogeneous, a constant summand, a layer whose weights are shared, not constant or not float; those behind a Clip
     where there are no images; a graph that is quantised already or below opset 7; bodies of If, Loop and Scan.
     """
@@ -70,7 +74,7 @@ class Equalize(Pass):
     fidelity: ClassVar[Fidelity] = Fidelity.APPROXIMATE
     needs: ClassVar[frozenset[Need]] = frozenset()
 
-    by: Literal["auto", "weights", "noise"] = "auto"
+    by: Literal["auto", "weights", "noise", "depthwise"] = "auto"
     """What scales are chosen by."""
     per_channel: bool | None = None
     """Whether weights will have a scale for each output channel; by default as the target says."""
@@ -82,6 +86,11 @@ class Equalize(Pass):
             changes.refuse(graph.name or "graph", f"is quantised already, or of an opset below {_OPSET}")
             return changes
         tied = ties(graph)
+        if self.by == "depthwise":
+            if (reason := self._without_gain(ctx)) is not None:
+                changes.refuse(graph.name or "graph", reason)
+                return changes
+            tied = read_depthwise(tied)
         found = self._measure(graph, tied, ctx)
         made_up = ctx.calibration is not None and ctx.calibration.is_synthetic
         allowed = room(tied, found, made_up=made_up)
@@ -95,6 +104,14 @@ class Equalize(Pass):
                 ctx.hints = _scaled_hints(ctx.hints, tied, scales)
         _refuse(tied, allowed, changes)
         return changes
+
+    def _without_gain(self, ctx: Context) -> str | None:
+        """Why nothing is known to be gained by ``depthwise``; None where something may be."""
+        if not self._per_channel(ctx):
+            return "weights that share a scale pay for what depthwise layers would gain"
+        if ctx.calibration is None or ctx.calibration.is_synthetic:
+            return "only real images tell how loud single channels are"
+        return None
 
     def _measure(self, graph: gs.Graph, tied: Ties, ctx: Context) -> dict[str, Channels]:
         """What the scalable channels hold on the images; nothing without images."""

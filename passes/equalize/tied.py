@@ -9,7 +9,7 @@ a scale on: what they read and write is tied, and has one scale. What else touch
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -77,6 +77,17 @@ class Ties:
 def ties(graph: gs.Graph) -> Ties:
     """The tied channels of the main graph, whose nodes are in topological order and whose tensors have types."""
     return _Tying(graph).find()
+
+
+def read_depthwise(tied: Ties) -> Ties:
+    """The same sets, with all held that some layer reads together with other channels, or that no layer reads."""
+    alone, together = np.zeros(tied.count, dtype=bool), np.zeros(tied.count, dtype=bool)
+    for layer in tied.layers:
+        is_depthwise = Linear.of(layer.node).unpack().shape[2] == 1
+        (alone if is_depthwise else together)[layer.inputs] = True
+    held = tied.held | together | ~alone
+    reason = "a layer reads it together with others"
+    return replace(tied, held=held, reasons={int(place): reason for place in np.flatnonzero(held)} | tied.reasons)
 
 
 class _Tying:

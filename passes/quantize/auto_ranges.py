@@ -11,8 +11,9 @@ in place of their joint optimisation, and without labels.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
 import onnx
 
 from lpcc.calibrate.partial import Array, Feeds, Walk, order
@@ -25,6 +26,9 @@ _NEGLIGIBLE = 0.003
 """Share of the noise of the whole quantised network below which a tensor is left as it is."""
 _CLEARLY = 0.8
 """Share of the first choice's noise that another must stay below."""
+_STEP = 1.3**0.5
+_WIDER = 4
+"""By how much a range is widened at a time, and how often at most, for images that may hold more than those seen."""
 _HELD_BYTES = 1 << 27
 """Bytes of tensors that are held so as not to compute them again."""
 
@@ -70,14 +74,52 @@ def refine(
         def noise(interval: Interval, quantized: Quantized = quantized) -> float:
             return noise_parts(zip(expected, quantized.run(interval), strict=True)).relative_to(whole)
 
+        def noises(interval: Interval, quantized: Quantized = quantized) -> Array:
+            return _by_image(zip(expected, quantized.run(interval), strict=True), whole)
+
         tried: list[tuple[float, Interval]] = []
         for interval in distinct(group, starts):
             tried.append((noise(interval), interval))
             if tried[-1][0] < _NEGLIGIBLE:
                 break
         least, best = min(tried)
-        found[group.tensors] = best if least < _NEGLIGIBLE else descend(group, best, least, noise)[0]
+        if least >= _NEGLIGIBLE:
+            best = _widened(group, descend(group, best, least, noise)[0], noises)
+        found[group.tensors] = best
     return found
+
+
+def _widened(group: Group, best: Interval, noises: Callable[[Interval], Array]) -> Interval:
+    """The widest range about the best one that is no worse by more than a standard error.
+
+    Which values are the largest is learned from few images: what is cut off costs nothing on those where it does not
+    occur, and more on others. The rule of one standard error of Breiman et al., Classification and regression trees
+    (1984), section 3.4.3.
+    """
+    least, widest, tried = noises(best), best, best
+    for _ in range(_WIDER):
+        tried = tried[0] * _STEP, tried[1] * _STEP
+        if group.params(tried) == group.params(widest):
+            break
+        worse = noises(tried) - least
+        if not worse.mean() <= worse.std() / np.sqrt(len(worse)):
+            break
+        widest = tried
+    return widest
+
+
+def _by_image(pairs: Iterable[tuple[Mapping[str, Array], Mapping[str, Array]]], whole: Noise) -> Array:
+    """The noise of each image; of each feed where an output does not have them along its first axis."""
+    found = []
+    for expected, result in pairs:
+        counts = {len(value) if value.ndim else 0 for value in expected.values()}
+        count = counts.pop() if len(counts) == 1 else 0
+        if not count:
+            found.append(noise_parts([(expected, result)]).relative_to(whole))
+        for at in range(count):
+            rows = [{name: value[at : at + 1] for name, value in values.items()} for values in (expected, result)]
+            found.append(noise_parts([(rows[0], rows[1])]).relative_to(whole))
+    return np.asarray(found)
 
 
 def closest(

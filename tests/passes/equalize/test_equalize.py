@@ -283,6 +283,53 @@ def test_per_tensor_weights_gain():
     assert quality[1] > quality[0] + 3
 
 
+def _block(net: _Net) -> onnx.ModelProto:
+    """Expansion, depthwise convolution and projection, as in a MobileNetV2."""
+    x = net.add("Relu", [net.conv("x", 3, 16)])
+    x = net.add("Relu", [net.conv(x, 16, 16, kernel=3, group=16)])
+    return net.model(net.conv(x, 16, 4))
+
+
+def _weights_on_integers(graph: Any) -> list[Array]:
+    """The int8 weights of a quantised graph, in its order."""
+    return [tensor for item in to_proto(graph).graph.initializer if (tensor := numpy_helper.to_array(item)).ndim == 4]
+
+
+def test_depthwise_gains_and_leaves_the_integers_of_weights_as_they_are():
+    net = _Net(8)
+    model = _block(net)
+    images = {"x": net.rng.standard_normal((32, 3, 8, 8)).astype(np.float32)}
+    unseen = {"x": net.rng.standard_normal((32, 3, 8, 8)).astype(np.float32)}
+    expected = next(iter(Session(model).run(unseen).values()))
+    quality, weights = [], []
+    for first in ([], [Equalize(by="depthwise")]):
+        graph = from_proto(model)
+        context = Context(target=Target.load("x86-avx512-vnni"), calibration=Dataset.from_arrays(images))
+        done = run_pipeline(graph, [*first, *Pipeline.parse("quantize{ranges=minmax min-work=0}")], context)
+        quality.append(_sqnr(expected, next(iter(Session(to_proto(graph)).run(unseen).values()))))
+        weights.append(_weights_on_integers(graph))
+    assert [(change.node, change.what) for change in done[0].changes.rewrites] == [
+        ("n0", "output channels of Conv equalised")
+    ]
+    assert quality[1] > quality[0] + 1
+    for plain, scaled in zip(*weights, strict=True):
+        np.testing.assert_array_equal(plain, scaled)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({}, "only real images tell how loud single channels are"),
+        ({"per_channel": False}, "weights that share a scale pay for what depthwise layers would gain"),
+    ],
+)
+def test_depthwise_needs_images_and_scales_by_channel(given, reason):
+    graph = from_proto(_block(_Net(8)))
+    (record,) = run_pipeline(graph, [Equalize(by="depthwise", **given)], Context())
+    assert not record.changes
+    assert [item.reason for item in record.changes.refused] == [reason]
+
+
 @pytest.mark.slow
 def test_mobilenet_keeps_its_outputs_and_gains(zoo: Any):
     context = Context(target=Target.load("x86-avx512-vnni"))

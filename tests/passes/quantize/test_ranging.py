@@ -12,14 +12,14 @@ from onnx import numpy_helper
 from lpcc.calibrate.partial import Walk
 from lpcc.data import Dataset
 from lpcc.graph import from_proto, to_proto
-from lpcc.passes.quantize.auto_ranges import closest, outputs_of, refine
+from lpcc.passes.quantize.auto_ranges import _by_image, _widened, closest, outputs_of, refine
 from lpcc.passes.quantize.groups import Group
 from lpcc.passes.quantize.output_ranges import readers, refine_locally
 from lpcc.passes.quantize.ranging import Ranges
 from lpcc.passes.quantize.weight_ranges import WeightRanges
 from lpcc.pipeline import Context, Pipeline
 from lpcc.pipeline.runner import run_pipeline
-from lpcc.quality.noise import noise_of, noise_parts
+from lpcc.quality.noise import Noise, noise_of, noise_parts
 from lpcc.runtime import TensorSpec
 from lpcc.target import Target
 
@@ -149,6 +149,30 @@ def test_searches_mend_a_bad_range(factor):
     by_outputs = refine(model, [group], [], feeds, expected, whole)
     assert 0.5 * high < locally["r0",][1] < 1.2 * high
     assert abs(np.log(by_outputs["r0",][1] / high)) < abs(np.log(factor)) - 0.2
+
+
+@pytest.mark.parametrize(("spread", "factor"), [(0.0, 1.0), (0.5, 1.3)])
+def test_a_range_is_widened_as_far_as_images_do_not_tell_the_difference(spread, factor):
+    """It costs a little more with each step; images that differ by half tell only the third."""
+    group = Group(("r0",), 0.0, 1.0, (0.0, np.inf), U8)
+    differences = spread * np.resize([1.0, -1.0], 16)
+
+    def noises(interval):
+        steps = np.log(interval[1]) / np.log(1.3**0.5)
+        return np.full(16, 1.0) + steps * (0.05 * steps + differences)
+
+    low, high = _widened(group, (0.0, 1.0), noises)
+    assert low == 0
+    np.testing.assert_allclose(high, factor)
+
+
+def test_the_noise_of_each_image_is_told_where_outputs_have_them():
+    whole = Noise(0.0, 1.0)
+    expected = {"boxes": np.ones((3, 4, 2), np.float32)}
+    found = {"boxes": expected["boxes"] + np.array([0.0, 0.5, 1.0], np.float32).reshape(3, 1, 1)}
+    np.testing.assert_allclose(_by_image([(expected, found)], whole), [0, 0.25, 1])
+    counts = {"boxes": np.ones((3, 4), np.float32), "kept": np.ones(7, np.float32)}
+    assert len(_by_image([(counts, counts)], whole)) == 1
 
 
 def _held(model, feeds, tensor):
