@@ -89,7 +89,7 @@ def _quality(quality: Quality) -> str:
     if quality.sqnr_db is not None:
         floor = "" if quality.min_sqnr is None else f" (at least {quality.min_sqnr:g})"
         parts.append(f"SQNR {units.decibels(quality.sqnr_db)}{floor}")
-    where = f"on {quality.samples}{_DATA[quality.data]} samples"
+    where = f"on {quality.samples}{_DATA[quality.data]} sample{'' if quality.samples == 1 else 's'}"
     if quality.emulated is not None:
         where += f", as {quality.emulated} computes"
     return f"quality {where}: {', '.join(parts) or 'outputs are equal'}"

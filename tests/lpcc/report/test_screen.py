@@ -63,6 +63,7 @@ def test_quality_without_labels(report: Report) -> None:
     )
     equal = Quality("sqnr", 64, data="real")
     assert "quality on 64 samples: outputs are equal" in lines(replace(report, quality=equal))
+    assert "quality on 1 sample: outputs are equal" in lines(replace(report, quality=replace(equal, samples=1)))
     assert not any("quality" in line for line in lines(replace(report, quality=Quality())))
 
 
