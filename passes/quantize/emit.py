@@ -9,12 +9,15 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.channels import keeps_channel_means
 from lpcc.formats.affine import Array, Params, quantize_bias
 from lpcc.passes.quantize.bits import Width
 from lpcc.passes.quantize.forms import anchored, constant_operand, hard_swish, spell
 from lpcc.passes.quantize.operators import Role
 from lpcc.passes.quantize.placement import Placement, Unit
 from lpcc.passes.quantize.weights import LayerWeights, layer_weights, stored_integers
+
+_SHAPES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze"})
 
 
 @dataclass(frozen=True)
@@ -216,7 +219,7 @@ class Writer:
         tensor = node.inputs[0]
         while tensor.name not in self._means:
             maker = self._edit.producer(tensor)
-            if maker is None or edit.op(maker) not in ("Flatten", "Reshape", "Squeeze", "Identity"):
+            if maker is None or edit.op(maker) not in _SHAPES or not keeps_channel_means(maker):
                 return None
             tensor = maker.inputs[0]
         means = self._means[tensor.name]

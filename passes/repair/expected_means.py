@@ -10,12 +10,11 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.bounds import clip_bounds
+from lpcc.analysis.channels import keeps_channel_means
 
 Array = np.ndarray[Any, Any]
 Moments = tuple[Array, Array]
 """Mean and standard deviation of each channel, (C,)."""
-
-_KEEPS_MEAN = frozenset({"AveragePool", "Dropout", "Flatten", "GlobalAveragePool", "Identity", "ReduceMean", "Squeeze"})
 
 
 def expected_means(graph: gs.Graph, norms: Mapping[str, Moments]) -> dict[str, Array]:
@@ -23,7 +22,8 @@ def expected_means(graph: gs.Graph, norms: Mapping[str, Moments]) -> dict[str, A
 
     `norms` has these (`lpcc.analysis.bn_statistics`). What a batch norm puts out is taken to be normal; a ReLU or Clip
     makes a clipped normal of it (Nagel et al. 2019, arXiv 1906.04721, appendix C), and so does one behind a sum, whose
-    operands are taken to be independent. Averages keep the mean. Behind any other operator nothing is known.
+    operands are taken to be independent. Averages and other shapes keep the mean, if they keep the channels. Behind any
+    other operator nothing is known.
     """
     known: dict[str, Moments] = dict(norms)
     means = {name: mean for name, (mean, _) in norms.items()}
@@ -40,16 +40,11 @@ def expected_means(graph: gs.Graph, norms: Mapping[str, Moments]) -> dict[str, A
         elif op == "Add" and len(operands) == 2 and len(operands[0][0]) == len(operands[1][0]):
             (mean, std), (other, spread) = operands
             known[result.name] = (mean + other, np.hypot(std, spread))
-        elif op in _KEEPS_MEAN and node.inputs[0].name in means and _same_channels(node):
+        elif node.inputs and node.inputs[0].name in means and keeps_channel_means(node):
             means[result.name] = means[node.inputs[0].name]
         if result.name in known:
             means[result.name] = known[result.name][0]
     return means
-
-
-def _same_channels(node: gs.Node) -> bool:
-    before, after = node.inputs[0].shape, node.outputs[0].shape
-    return before is not None and after is not None and len(after) >= 2 and before[1] == after[1]
 
 
 def clipped_normal(mean: Array, std: Array, low: float, high: float) -> Moments:

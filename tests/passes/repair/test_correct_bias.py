@@ -196,6 +196,25 @@ def test_means_pass_activations_sums_and_averages():
     np.testing.assert_allclose(means["y"], expected)
 
 
+def test_means_end_where_channels_become_others():
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[1,16,4,4] a) => (float[16,16] y, float[1,4,4] z, float[1,16] v)
+    <int64[2] s = {16, 16}, int64[2] t = {1, 16}>
+    {
+        r = Relu(a)
+        y = Reshape(r, s)
+        z = ReduceMean<axes=[1], keepdims=0>(r)
+        p = GlobalAveragePool(r)
+        v = Reshape(p, t)
+    }"""
+    graph = from_proto(onnx.parser.parse_model(text))
+    run_pipeline(graph, [], Context())
+    means = expected_means(graph, {"a": (np.arange(16.0), np.ones(16))})
+    assert "y" not in means
+    assert "z" not in means
+    np.testing.assert_allclose(means["v"], means["r"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["fashion_mnist_vgg", "mlperf_resnet8_cifar10"])
 def test_real_networks_come_closer(zoo: Any, name):
