@@ -26,6 +26,7 @@ from lpcc.pipeline.exactness import check_exact
 from lpcc.pipeline.guard import Judgement, Returned, run_guarded
 from lpcc.pipeline.hooks import Reproduce
 from lpcc.pipeline.judge import Budget, ImageJudge
+from lpcc.pipeline.layers import can_skip
 from lpcc.pipeline.noise import noise_of_layers
 from lpcc.pipeline.pays import Race, race
 from lpcc.pipeline.preset import pipeline_for
@@ -272,7 +273,8 @@ def _guarded(
 def _why_idle(records: Sequence[Record], exact: Variant) -> str:
     """What to say of passes that changed nothing; why, where they left the model alone as a whole."""
     whole = exact.graph.name or "graph"
-    why = [refusal.reason for record in records for refusal in record.changes.refused if refusal.node == whole]
+    rounding = [record for record in records if can_skip(record.item)]  # what prepares for them says little
+    why = [found.reason for record in rounding for found in record.changes.refused if found.node == whole]
     return f"the approximate passes found nothing to do{f': {why[0]}' if why else ''}"
 
 
