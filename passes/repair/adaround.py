@@ -70,7 +70,7 @@ class AdaRound(LayerwiseRepair):
 
 
 class _Learned(Solver):
-    """Keeps the rows, and learns from them; the closed form, from sums of their products, stands beside."""
+    """Keeps the rows, and learns from them; then finds the closed form, from sums of their products."""
 
     def __init__(self, site: Site, steps: int, batch: int, rng: np.random.Generator) -> None:
         ratio = site.float_weights / site.current.scales
@@ -81,21 +81,19 @@ class _Learned(Solver):
         self._batch = batch
         self._rng = rng
         self._rows: list[tuple[Array, Array]] = []
-        try:
-            self._sums: Sums | None = Sums(site, compensate=True)
-        except NoPatches:  # too deep for sums of products, not for rows
-            self._sums = None
 
     def add(self, read: Array, wanted: Array) -> None:
         """Keep rows."""
         self._rows.append((read, wanted))
-        if self._sums is not None:
-            self._sums.add(read, wanted)
 
     def solve(self) -> Iterator[Rounding]:
         """The rounding learned from the rows, then those in closed form."""
         read, wanted = (np.concatenate(part) for part in zip(*self._rows, strict=True))
         self._rows = []
         yield learn(self._site, read, wanted, self._steps, self._batch, self._rng)
-        if self._sums is not None:
-            yield from self._sums.solve()
+        try:
+            sums = Sums(self._site, compensate=True)
+        except NoPatches:  # too deep for sums of products, not for rows
+            return
+        sums.add(read, wanted)
+        yield from sums.solve()
