@@ -13,7 +13,7 @@ import numpy as np
 from lpcc.data import Batch, Dataset
 from lpcc.errors import DataError, ModelError
 from lpcc.quality.classes import Classes, class_outputs
-from lpcc.quality.metric import Metric
+from lpcc.quality.metric import Custom, Metric
 from lpcc.quality.tallies import Difference, Hits, Noise, same_choice, scores
 from lpcc.runtime import Session, with_outputs
 from lpcc.runtime.spec import Array
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 CAP_DB = 200.0
 """Decibels beyond which JSON says no more: float32 itself has about 150."""
+
+_MOST_SAMPLES = 16
+_BATCH_VALUES = 1 << 19
+"""Values that the inputs of a batch may have together, about: a network holds dozens of times as many."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +89,15 @@ def evaluate(
     metric: Metric,
     reference: onnx.ModelProto | bytes | Path | Session | None = None,
     *,
-    batch: int = 16,
+    batch: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Score:
     """A model's metric over all samples of a data set.
 
     `reference` is the original, for metrics that compare with it; give a Session to choose how it runs (a bare model
-    runs without onnxruntime's optimisations as a reference, and with them as the model judged). `progress` is told the
-    samples done. Raises DataError when the metric does not suit data or model, ModelError when a model cannot run.
+    runs without onnxruntime's optimisations as a reference, and with them as the model judged). `batch` is by default
+    that of `batch_size`, and 16 for a user's metric, which may depend on it. `progress` is told the samples done.
+    Raises DataError when the metric does not suit data or model, ModelError when a model cannot run.
     """
     if metric.needs_labels and not dataset.labelled:
         raise DataError(f"{dataset.description}: has no labels, which {metric.name} needs")
@@ -102,6 +107,8 @@ def evaluate(
     original = _reference(reference) if metric.needs_reference and reference is not None else None
     tally = metric.start()
     samples = 0
+    if batch is None:
+        batch = _MOST_SAMPLES if isinstance(metric, Custom) else batch_size(dataset)
     for one in dataset.batches(batch):
         expected = {} if original is None else run(original, one)
         try:
@@ -114,12 +121,19 @@ def evaluate(
     return Score(metric.name, tally.value(), samples)
 
 
+def batch_size(dataset: Dataset) -> int:
+    """Samples to run at a time: 16, and fewer of large ones, down to one, that their activations take little memory."""
+    one = next(iter(dataset.head(1).batches(1)), None)
+    values = 1 if one is None else sum(array.size for array in one.feeds.values())
+    return max(1, min(_MOST_SAMPLES, _BATCH_VALUES // max(1, values)))
+
+
 def compare(
     reference: onnx.ModelProto | bytes | Path | Session,
     candidate: onnx.ModelProto | bytes | Path | Session,
     dataset: Dataset,
     *,
-    batch: int = 16,
+    batch: int | None = None,
     progress: Callable[[int], None] | None = None,
     classes: Mapping[str, Classes] | None = None,
 ) -> Comparison:
@@ -140,7 +154,7 @@ def compare(
 
     def runs() -> Iterator[tuple[int, Mapping[str, Array], Mapping[str, Array]]]:
         samples = 0
-        for one in dataset.batches(batch):
+        for one in dataset.batches(batch or batch_size(dataset)):
             yield one.count, run(original, one), run(session, one)
             samples += one.count
             if progress is not None:

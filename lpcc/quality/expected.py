@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from lpcc.data import Batch, Dataset
 from lpcc.quality.classes import Classes
-from lpcc.quality.compare import Comparison, compare_runs, require, run
+from lpcc.quality.compare import Comparison, batch_size, compare_runs, require, run
 from lpcc.runtime import Session
 from lpcc.runtime.spec import Array
 
@@ -25,15 +25,18 @@ class Expected:
         dataset: Dataset,
         classes: Mapping[str, Classes],
         *,
-        batch: int = 16,
+        batch: int | None = None,
         limit: int = _HELD_BYTES,
         by_margin: bool = False,
     ) -> None:
-        """`classes` are the outputs that choose between classes; `by_margin` is that of `compare_runs`."""
+        """`classes` are the outputs that choose between classes; `by_margin` is that of `compare_runs`.
+
+        `batch` is by default that of `batch_size`.
+        """
         self._reference = reference
         self._dataset = dataset
         self._classes = classes
-        self._batch = batch
+        self._batch = batch or batch_size(dataset)
         self._limit = limit
         self._by_margin = by_margin
         self._held: list[dict[str, Array]] = []

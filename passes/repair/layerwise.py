@@ -42,8 +42,8 @@ _APART = 3
 _PER_IMAGE = 128
 """Rows of a layer that each image gives: sums of products take no memory for more of them."""
 _BATCH = 8
-_AHEAD = 8
-"""Layers whose float outputs are found in one run."""
+_AHEAD = 4
+"""Layers whose float outputs are found in one run, and held: wide ones take 30 MB each."""
 _WALK_BYTES = 1 << 29
 """Memory for what the quantised network is waiting with between two layers, for all images."""
 _TAKEN_BACK = "taken back: on images kept apart {} comes no closer to the float one"
@@ -220,11 +220,10 @@ class _Run:
                 raise NoPatches("it reads or writes numbers that are not finite")
             solver.add(_flat(rows[~mask]), _flat(target[~mask]))
             apart.append((_flat(rows[mask]), _flat(target[mask])))
-        read, asked = (np.concatenate(part) for part in zip(*apart, strict=True))
-        best, least = None, error(site, site.current, read, asked)
+        best, least = None, error(site, site.current, apart)
         for rounding in solver.solve():
             fits = rounding.bias is None or site.fits(rounding.bias, rounding.scales).all()
-            if fits and (found := error(site, rounding, read, asked)) < least:
+            if fits and (found := error(site, rounding, apart)) < least:
                 best, least = rounding, found
         if best is None:
             raise NoPatches(_TAKEN_BACK.format("its output"))
@@ -281,11 +280,15 @@ def _flat(rows: Array) -> Array:
     return rows.reshape(-1, *rows.shape[2:])
 
 
-def error(site: Site, rounding: Rounding, read: Array, wanted: Array) -> float:
+def error(site: Site, rounding: Rounding, pairs: Sequence[tuple[Array, Array]]) -> float:
     """Mean squared error of a layer's output behind its activation, over rows that it reads and should write."""
     weights = rounding.weights.astype(np.float32)
-    outputs = np.matmul(read.transpose(1, 0, 2), weights)  # (groups, rows, outputs)
-    if rounding.bias is not None:
-        outputs += rounding.bias.astype(np.float32)[:, None, :]
-    difference = site.activated(outputs) - site.activated(wanted.transpose(1, 0, 2))
-    return float(np.square(difference).mean(dtype=np.float64))
+    total, count = 0.0, 0
+    for read, wanted in pairs:  # of a wide layer all rows together take hundreds of megabytes
+        outputs = np.matmul(read.transpose(1, 0, 2), weights)  # (groups, rows, outputs)
+        if rounding.bias is not None:
+            outputs += rounding.bias.astype(np.float32)[:, None, :]
+        difference = site.activated(outputs) - site.activated(wanted.transpose(1, 0, 2))
+        total += float(np.square(difference).sum(dtype=np.float64))
+        count += difference.size
+    return total / max(count, 1)

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lpcc.data import Dataset, TensorSpec
 from lpcc.errors import DataError, ModelError, UsageError
 from lpcc.quality import BUILTIN, Expected, class_outputs, compare, drop, evaluate, layer_sqnr, parse_metric
+from lpcc.quality.compare import batch_size
 from lpcc.runtime import Session
 
 F32 = np.dtype(np.float32)
@@ -41,6 +42,25 @@ def data(batch: int | None = None, labels: np.ndarray | None = None) -> Dataset:
 
 NOISY = WEIGHTS + np.random.default_rng(2).normal(0, 0.3, WEIGHTS.shape).astype(np.float32)
 NOISY_LOGITS = np.maximum(X @ NOISY, 0)
+
+
+@pytest.mark.parametrize(("side", "expected"), [(32, 16), (224, 3), (1024, 1)])
+def test_large_images_run_few_at_a_time(side: int, expected: int) -> None:
+    images = Dataset.from_arrays({"x": np.zeros((2, 3, side, side), np.float32)})
+    assert batch_size(images) == expected
+
+
+def test_the_batch_of_a_users_metric_does_not_depend_on_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "counting.py").write_text("def batch(outputs, labels):\n    return len(outputs['y'])\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys.modules["lpcc.quality.compare"], "_BATCH_VALUES", 8)  # two rows of four
+    seen: list[int] = []
+    compare(classifier(), classifier(), data(), progress=seen.append)
+    assert seen == [2, 4, 6, 8, 10]
+    assert evaluate(classifier(), data(), parse_metric("counting:batch")).value == 10
+    sys.modules.pop("counting")
 
 
 def test_compare_equals_the_formulas() -> None:
