@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from lpcc.data import Dataset
 
 _BATCH = 8
+_BATCH_VALUES = 1 << 23
+"""Values of all tensors together that a batch may have, of which onnxruntime may hold three copies at a time."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,9 @@ def measure_channels(
     session = Session(with_outputs(probed, asked))
     totals = {name: _Total() for name in ranks}
     done, total = 0, len(data)
-    for batch in data.batches(_BATCH):
+    size = sum(value.size for value in values.values() if isinstance(value, np.ndarray))
+    values = {}
+    for batch in data.batches(max(1, min(_BATCH, _BATCH_VALUES // max(1, size)))):
         found: Mapping[str, Array] = session.run(batch.feeds, asked)
         for name, sums in totals.items():
             if name in outputs:
