@@ -56,8 +56,9 @@ class MixedPrecision(Pass):
     greatest sum of damages with which the real network changes the highest class of no more than `max_drop` percent of
     the images. What was found is then checked on the network itself, whose bytes, milliseconds and changed classes
     count, and solved again with tighter limits where it misses. One choice for all layers is tried, too, and, as what
-    layers in 16 bits gain together no layer shows alone, with 16 bits also the best without each of the choices: what
-    keeps to the limits with the least noise of the whole network (with `max_drop` the fewest bytes) is taken.
+    layers in 16 bits gain together no layer shows alone, with 16 bits also the best without each of the choices, and
+    with `speedup` that for less time than asked: what keeps to the limits with the least noise of the whole network
+    (with `max_drop` the fewest bytes) is taken.
     `quantize` writes the result, with its option ``bits``.
 
     A layer of mixed channels (``4+8:25%``) keeps those in 8 bits whose weights lose most. Additive sensitivities: Dong

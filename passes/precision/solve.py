@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import product
 
 from lpcc.search import Infeasible, choose
 from lpcc.search.knapsack import Option
@@ -19,6 +19,8 @@ _FINEST = 1e-3
 """Least share of all possible damage that is told apart from none."""
 
 
+_SHARES = (0.0, 0.25, 0.5, 0.75)
+"""Of the way from the milliseconds asked for to the least possible: what is tried."""
 _SOCIAL = "16"
 """The choice whose damage depends on the neighbours': what it gains is lost where the next layer has 8 bits."""
 
@@ -88,23 +90,33 @@ def least_damage(choices: Choices, base: Outcome, goal: Outcome, outcome_of: Out
     """The assignment of least damage whose network keeps to the bytes and milliseconds of `goal`.
 
     `base` is the network in which every layer has what its options are relative to. Damages of single layers do not
-    show what neighbours in 16 bits gain together, so with that choice it is also solved without each of the choices;
-    and one choice for all layers is tried. Of what keeps to the goal the network of least noise counts.
+    show what neighbours in 16 bits gain together, so with that choice it is also solved without each of the choices.
+    Nor is their sum the noise of the network, and a faster one may be quieter: where time is limited, shorter times are
+    tried, too. So is one choice for all layers. Of what keeps to the goal the network of least noise counts.
 
     Raises:
         Infeasible: there is none.
     """
     limited = replace(goal, changed=math.inf)
-    found = [same for same in choices.uniform() if outcome_of(same).excess(limited).met]
-    for options in choices.narrowed():
-        with suppress(Infeasible):
-            found.append(_least_sum(options, base, limited, outcome_of))
-    try:
-        found.insert(0, _least_sum(choices, base, limited, outcome_of))
-    except Infeasible:
-        if not found:
-            raise
+    found: list[Assignment] = []
+    failed = None
+    for options, ms in product((choices, *choices.narrowed()), _stricter(choices, base, goal)):
+        try:
+            found.append(_least_sum(options, base, replace(limited, ms=ms), outcome_of))
+        except Infeasible as error:
+            failed = failed or error
+    found += [same for same in choices.uniform() if outcome_of(same).excess(limited).met]
+    if failed is not None and not found:
+        raise failed
     return min(found, key=lambda assignment: outcome_of(assignment).noise)
+
+
+def _stricter(choices: Choices, base: Outcome, goal: Outcome) -> list[float]:
+    """The milliseconds of a goal and, where these are limited, some between them and the least possible."""
+    if not math.isfinite(goal.ms):
+        return [goal.ms]
+    least = base.ms + choices.ends("ms")[0]
+    return [goal.ms + share * (least - goal.ms) for share in _SHARES]
 
 
 def _least_sum(choices: Choices, base: Outcome, goal: Outcome, outcome_of: Outcomes) -> Assignment:

@@ -123,6 +123,26 @@ def test_what_is_quietest_as_a_whole_is_taken(most, expected):
     assert {choice: list(found.values()).count(choice) for choice in set(found.values())} == expected
 
 
+def test_a_faster_network_may_be_quieter():
+    """What no sum of damages knows: the first layer alone in 8 bits is loud, with the second it is not."""
+    options = options_of(
+        ["l0", "l1", "l2"],
+        ["8", "float"],
+        lambda layer, choice: {"l0": 1.0, "l1": 2.0, "l2": 8.0}[layer] * (choice == "8"),
+        lambda *_: 100,
+        {(layer, "float"): 10.0 for layer in ("l0", "l1", "l2")},
+    )
+
+    def outcome(found):
+        eight = [layer for layer, choice in found.items() if choice == "8"]
+        noise = {("l0",): 5.0, ("l0", "l1"): 1.0}.get(tuple(eight), 9.0)
+        return Outcome(300, 130 - 10 * len(eight), 0.0, noise)
+
+    assert options.best("damage", {"ms": 20.0})["l1"] == "float"
+    found = least_damage(options, Outcome(300, 100, 0), Outcome(FREE, 120, FREE), outcome)
+    assert found == {"l0": "8", "l1": "8", "l2": "float"}
+
+
 def test_one_choice_for_all_does_where_sums_of_prices_find_nothing():
     """Each border between choices costs what no sum knows of."""
     options = choices((100, 1.0), (100, 2.0))
