@@ -10,7 +10,7 @@ import numpy as np
 
 from lpcc.calibrate.patches import NoPatches
 from lpcc.passes.repair.gram_rounding import Sums
-from lpcc.passes.repair.layers import Rounding, Site
+from lpcc.passes.repair.layers import ON_GRID, Rounding, Site
 from lpcc.passes.repair.layerwise import LayerwiseRepair, Solver
 from lpcc.passes.repair.soft_rounding import learn
 from lpcc.pipeline import Context, Range
@@ -20,8 +20,6 @@ Array = np.ndarray[Any, Any]
 _PER_IMAGE = (4, 128)
 _NUMBERS = 1 << 25
 """Numbers that the rows of one layer may have in all."""
-_ON_GRID = 0.02
-"""Distance from an integer, in steps of the scale, within which a weight leaves nothing to be decided."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +59,8 @@ class AdaRound(LayerwiseRepair):
 
     def solver(self, site: Site, ctx: Context) -> Solver:
         """Rows that are kept, to learn from."""
+        if site.is_on_grid:
+            raise NoPatches(ON_GRID)
         return _Learned(site, self.steps, self.batch, ctx.rng(f"adaround {site.name}"))
 
     def per_image(self, site: Site, images: int) -> int:
@@ -73,9 +73,6 @@ class _Learned(Solver):
     """Keeps the rows, and learns from them; then finds the closed form, from sums of their products."""
 
     def __init__(self, site: Site, steps: int, batch: int, rng: np.random.Generator) -> None:
-        ratio = site.float_weights / site.current.scales
-        if np.abs(np.clip(ratio, site.low, site.high) - np.rint(ratio)).max(initial=0.0) < _ON_GRID:
-            raise NoPatches("its float weights lie on the grid already")
         self._site = site
         self._steps = steps
         self._batch = batch

@@ -23,6 +23,11 @@ UNBOUNDED: Bounds = (-np.inf, np.inf)
 _LARGEST_BIAS = 3 * 2**29
 """Largest integer of a bias: a quarter of the range is left for the products that are added to it."""
 
+ON_GRID = "its float weights lie on the grid already"
+"""Why a pass that rounds leaves a layer alone."""
+_ON_GRID = 0.02
+"""Distance from an integer, in steps of the scale, within which a weight leaves nothing to be decided."""
+
 
 @dataclass(frozen=True)
 class Rounding:
@@ -116,6 +121,13 @@ class Site:
         step = scales[:, 0].astype(np.float64) * (1.0 if params is None else float(params.scale))
         fits: Array = np.abs(bias) <= step * _LARGEST_BIAS
         return fits
+
+    @property
+    def is_on_grid(self) -> bool:
+        """Whether the float weights are multiples of the scales already, so that rounding them loses nothing."""
+        current = self.current
+        ratio = np.clip(self.float_weights / current.scales, self.low, self.high)
+        return bool(np.abs(ratio - np.rint(ratio)).max(initial=0.0) < _ON_GRID)
 
     def _bias(self) -> Array:
         node, shape = self.layer.node, (self.window.groups, self.window.outputs)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from lpcc.calibrate.patches import NoPatches
 from lpcc.passes.repair.gram_rounding import Sums
-from lpcc.passes.repair.layers import Site
+from lpcc.passes.repair.layers import ON_GRID, Site
 from lpcc.passes.repair.layerwise import LayerwiseRepair, Solver
 from lpcc.pipeline import Context
 
@@ -30,7 +31,8 @@ class RoundWeights(LayerwiseRepair):
     Integers stay within the grid that the layer has, as does its number of bits. Runs behind `quantize`, towards the
     float network that this left in the context.
 
-    Left alone, each with its reason: layers whose output on images kept apart comes no closer to the float one, layers
+    Left alone, each with its reason: layers whose float weights lie on the grid already, which `refit` may move; layers
+    whose output on images kept apart comes no closer to the float one, layers
     that share their weights, transposed convolutions, weights of more than 8 bits, layers named in `skip`. All, half of
     the repairs and so on are taken back if the network's outputs on these images come no closer.
     """
@@ -44,4 +46,6 @@ class RoundWeights(LayerwiseRepair):
     def solver(self, site: Site, ctx: Context) -> Solver:
         """Sums of products, with compensation."""
         del ctx
+        if site.is_on_grid and self.scales == "keep":
+            raise NoPatches(ON_GRID)
         return Sums(site, compensate=True, search=self.scales == "search")

@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import numpy_helper
 
 from lpcc.analysis.quantized import quantized_layers
 from lpcc.data import Dataset
@@ -89,6 +90,21 @@ def test_integers_stay_on_their_grid(item, options, context):
         if layer.bias is not None and layer.input_params is not None:  # as integer kernels want it
             expected = layer.input_params.scale * layer.weights.scales
             np.testing.assert_allclose(layer.bias.inputs[1].values, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("item", [AdaRound(), RoundWeights()], ids=str)
+def test_weights_that_lie_on_the_grid_already_are_left_alone(item, context):
+    """As of a network that was quantised once and made float again: what it was quantised from is not known."""
+    model = read_model(CHAIN)
+    for constant in model.graph.initializer:
+        if (values := numpy_helper.to_array(constant)).ndim == 4:
+            steps = np.abs(values).max(axis=(1, 2, 3), keepdims=True) / 127
+            constant.CopyFrom(numpy_helper.from_array(np.rint(values / steps) * steps, constant.name))
+    ctx = context(model)
+    graph = quantised(model, ctx, "ranges=minmax min-work=0")
+    changes = item.run(graph, ctx)
+    assert not changes
+    assert {item.reason for item in changes.refused} == {"its float weights lie on the grid already"}
 
 
 @pytest.mark.parametrize("item", PASSES, ids=str)
