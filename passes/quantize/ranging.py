@@ -104,10 +104,10 @@ class Ranging:
         )
 
     def few(self, effort: Effort) -> list[dict[str, np.ndarray]]:
-        """Images to look at single layers with, in one batch; the fewer, the more work an image is."""
+        """Images to look at single layers with, a few at a time; the fewer, the more work an image is."""
         count = int(np.clip(_LOCAL_WORK // max(1, effort.macs), *_LOCAL_IMAGES))
         count = max(1, min(count, _SEARCH // (_TRIES * max(1, effort.work))))
-        return [batch.feeds for batch in self._data.head(count).batches(count)]
+        return [batch.feeds for batch in self._data.head(count).batches(_LOCAL_IMAGES[0])]
 
     def _by_layers(self, placement: Placement, dtype: np.dtype, effort: Effort, _: object) -> Choice:
         starts = self._starts(placement, dtype)
