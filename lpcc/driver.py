@@ -119,7 +119,8 @@ def optimize(
         metric: how quality is judged with labels; ``top1`` by default.
         max_drop: how many percentage points the metric may fall; with labels 1 by default, without them an error.
         min_agreement: how many percent of the samples must keep their top class; without labels 90 by default.
-        min_sqnr: how many dB the outputs' SQNR must have; without labels 15 by default for outputs that are no classes.
+        min_sqnr: how many dB the outputs' SQNR must have; by default 15 for outputs that are no classes, 16 on
+            calibration images, which flatter.
         emulate: whose integer kernels quality is judged by: ``arm``, ``x86-novnni`` or ``x86-vnni``; by default those
             that run on the target.
         seed: of all that is random.
