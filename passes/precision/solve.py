@@ -21,7 +21,7 @@ _FINEST = 1e-3
 
 _SHARES = (0.0, 0.25, 0.5, 0.75)
 """Of the way from the milliseconds asked for to the least possible: what is tried."""
-_SOCIAL = "16"
+_WITH_NEIGHBOURS = "16"
 """The choice whose damage depends on the neighbours': what it gains is lost where the next layer has 8 bits."""
 
 
@@ -63,7 +63,7 @@ class Choices:
     def narrowed(self) -> Iterator[Choices]:
         """The same without one of the choices, for each; none where damages simply add up."""
         names = list(self.options[0]) if self.options else []
-        if _SOCIAL not in names or len(names) < 2:
+        if _WITH_NEIGHBOURS not in names or len(names) < 2:
             return
         for left_out in names:
             kept = [{name: o for name, o in options.items() if name != left_out} for options in self.options]
