@@ -102,7 +102,7 @@ NAMED: Final[dict[str, str]] = {
     # Measured on five classifiers (docs/ranges.md, docs/repair.md): what asks the layers takes seconds, what asks the
     # network up to a minute; rounding by what the images say gains 0.4 to 2.3 dB on top of it, and ranges by channel,
     # where depthwise convolutions give them for nothing, 0.6 dB.
-    "fast": "quantize{ranges=output}",
+    "fast": "equalize{by=depthwise},quantize{ranges=output}",
     "accurate": "equalize{by=depthwise},quantize,round-weights",
 }
 """Pipelines with a name of their own."""
