@@ -30,4 +30,5 @@ if __name__ == "__main__":
         status = 124
     took = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = took.ru_utime + took.ru_stime
+    print()  # a command that was killed may have left a line half written
     print(json.dumps({"status": status, "seconds": seconds, "bytes": took.ru_maxrss * 1024}))
