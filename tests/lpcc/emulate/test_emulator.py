@@ -170,6 +170,6 @@ def test_an_int8_network_runs_the_same_graph_bit_for_bit(emulator: Emulator, zoo
         with emulator.machine(cpu) as machine:
             found = check(machine, done.model, [feeds])
         assert found.counts is not None
-        assert found.counts.classes["fp_mac"] < 0.01 * found.counts.mac
+        assert found.counts.classes["fp_mac"] < 0.1 * found.counts.mac  # the first convolution, by its price
         assert found.kernels is not None
         assert found.kernels.worst_relative_error == 0
