@@ -143,7 +143,7 @@ class Integers:
                 return None
         is_wide = op in self._how.wide and bool(formats) and formats[0].name == _WIDE
         if is_wide and len(formats) > 1 and op in ("Conv", "Gemm", "MatMul"):
-            is_wide = formats[1].name == "int8" and _is_plain(node, op)
+            is_wide = formats[1].name == "int8" and is_plain(node)
         elif is_wide:
             is_wide = len(set(formats)) == 1
         is_narrow = all(dtype.name in _BYTES for dtype in formats)  # int4 and the like are dequantised
@@ -260,9 +260,9 @@ def _only_reader(tensor: gs.Tensor, outputs: set[int]) -> gs.Node | None:
     return reader
 
 
-def _is_plain(node: gs.Node, op: str) -> bool:
-    """Whether a layer is none of those convolutions in groups that are not depthwise."""
-    if op != "Conv" or edit.attr(node, "group", 1) == 1:
+def is_plain(node: gs.Node) -> bool:
+    """Whether a layer is none of those convolutions in groups, not depthwise, that have no kernels in 16 bits."""
+    if edit.op(node) != "Conv" or edit.attr(node, "group", 1) == 1:
         return True
     shape = node.inputs[1].shape
     return shape is not None and len(shape) > 1 and shape[1] == 1

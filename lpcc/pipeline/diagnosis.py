@@ -14,6 +14,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.integer import is_plain
 from lpcc.analysis.quantized import LAYERS, QuantizedLayer, params_of, quantized_layers
 from lpcc.formats.affine import Params, quantize
 from lpcc.graph import to_proto
@@ -206,9 +207,8 @@ def _widens(node: gs.Node, result: gs.Node | None, wide: Collection[str]) -> boo
     """Whether there is a kernel in 16 bits for a layer with weights that reads fewer; others follow their layers."""
     if edit.op(node) not in LAYERS or edit.op(node) not in wide or result is None:
         return False
-    grouped = edit.op(node) == "Conv" and edit.attr(node, "group", 1) > 1 and node.inputs[1].shape[1] != 1
     read = [params_of(tensor) for tensor in result.inputs[:1]]
-    return not grouped and all(params is not None and params.dtype.itemsize == 1 for params in read)
+    return is_plain(node) and all(params is not None and params.dtype.itemsize == 1 for params in read)
 
 
 def _coarse(exact: Array, bits: int) -> Cause:

@@ -83,11 +83,11 @@ def read_depthwise(tied: Ties) -> Ties:
     """The same sets, with all held that some layer reads together with other channels, or that no layer reads."""
     alone, together = np.zeros(tied.count, dtype=bool), np.zeros(tied.count, dtype=bool)
     for layer in tied.layers:
-        is_depthwise = Linear.of(layer.node).unpack().shape[2] == 1
+        is_depthwise = len(layer.inputs) == Linear.of(layer.node).groups
         (alone if is_depthwise else together)[layer.inputs] = True
-    held = tied.held | together | ~alone
     reason = "a layer reads it together with others"
-    return replace(tied, held=held, reasons={int(place): reason for place in np.flatnonzero(held)} | tied.reasons)
+    reasons = {int(place): reason for place in np.flatnonzero(together)} | tied.reasons
+    return replace(tied, held=tied.held | together | ~alone, reasons=reasons)
 
 
 class _Tying:

@@ -19,16 +19,15 @@ import onnx
 from lpcc.calibrate.partial import Array, Feeds, Walk, order
 from lpcc.errors import ModelError
 from lpcc.passes.quantize.groups import Group, Interval, Quantized
-from lpcc.passes.quantize.output_ranges import Choice, Progress, descend, distinct
+from lpcc.passes.quantize.output_ranges import STEPS, Choice, Progress, descend, distinct
 from lpcc.quality.noise import Noise, noise_parts
 
 _NEGLIGIBLE = 0.003
 """Share of the noise of the whole quantised network below which a tensor is left as it is."""
 _CLEARLY = 0.8
 """Share of the first choice's noise that another must stay below."""
-_STEP = 1.3**0.5
 _WIDER = 4
-"""By how much a range is widened at a time, and how often at most, for images that may hold more than those seen."""
+"""How often a range is widened at most, by the smaller step, for images that may hold more than those seen."""
 _HELD_BYTES = 1 << 27
 """Bytes of tensors that are held so as not to compute them again."""
 
@@ -98,7 +97,7 @@ def _widened(group: Group, best: Interval, noises: Callable[[Interval], Array]) 
     """
     least, widest, tried = noises(best), best, best
     for _ in range(_WIDER):
-        tried = tried[0] * _STEP, tried[1] * _STEP
+        tried = tried[0] * STEPS[-1], tried[1] * STEPS[-1]
         if group.params(tried) == group.params(widest):
             break
         worse = noises(tried) - least

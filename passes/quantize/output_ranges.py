@@ -22,7 +22,7 @@ from lpcc.calibrate.partial import Array, Feeds, Walk, order, part
 from lpcc.passes.quantize.groups import Group, Interval, Quantized
 
 _TAILS = frozenset({"Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "HardSwish"})
-_STEPS = (1.3, 1.3**0.5)
+STEPS = (1.3, 1.3**0.5)
 """By how much a range is widened and narrowed: by the first as long as that helps, then by the second."""
 
 Choice = Mapping[tuple[str, ...], Interval]
@@ -87,7 +87,7 @@ def descend(group: Group, start: Interval, least: float, error: Callable[[Interv
     moves: list[tuple[float, float]] = [(1.0, 1.0)]
     if params.low < 0 < params.high and not group.is_symmetric:
         moves += [(1.0, 0.0), (0.0, 1.0)]
-    for step in _STEPS:
+    for step in STEPS:
         for move in moves:
             for ratio in (1 / step, step):
                 moved = False

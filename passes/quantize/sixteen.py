@@ -18,6 +18,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
+from lpcc.analysis.integer import is_plain
 from lpcc.analysis.quantized import LAYERS
 from lpcc.analysis.runtimes import runtime_of
 from lpcc.passes.quantize.bits import Formats, Width
@@ -52,8 +53,7 @@ def operators(target: Target | None) -> frozenset[str]:
 
 def without_kernel(node: gs.Node) -> str | None:
     """Why a layer has no kernel in 16 bits though its operator has; None where it has."""
-    group = int(edit.attr(node, "group", 1))
-    if edit.op(node) == "Conv" and group > 1 and node.inputs[1].shape[1] != 1:
+    if not is_plain(node):
         return "keeps activations of 8 bits: there is no kernel in 16 for grouped convolutions"
     return None
 
