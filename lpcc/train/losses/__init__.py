@@ -1,0 +1,1 @@
+"""What a student is to learn from its teacher, and how far it is from it."""
