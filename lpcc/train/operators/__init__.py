@@ -1,1 +1,33 @@
-"""The operators of ONNX in torch."""
+"""The operators of ONNX in torch.
+
+Each family is a module with a table from operator to lowering: `STANDARD` for ONNX's own domain, `MICROSOFT` for
+onnxruntime's. A lowering reads the attributes of one node, once, and returns the function of tensors that runs it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from lpcc.train.operators import activations
+from lpcc.train.operators.call import Call, Kernel, Lowering, Mode, Unsupported
+
+__all__ = ["OPERATORS", "Call", "Kernel", "Lowering", "Mode", "Unsupported", "lower"]
+
+_STANDARD = (activations,)
+
+OPERATORS: Mapping[tuple[str, str], Lowering] = {
+    ("", op): lowering for module in _STANDARD for op, lowering in module.STANDARD.items()
+}
+"""The lowering of each operator, by domain ("" is the standard one) and name."""
+
+_OLDEST = 7
+
+
+def lower(call: Call) -> Kernel:
+    """The function that runs a node. Raises Unsupported where there is none."""
+    lowering = OPERATORS.get((call.domain, call.op))
+    if lowering is None:
+        raise Unsupported("the operator is not known")
+    if call.domain == "" and call.opset < _OLDEST:
+        raise Unsupported(f"opset {call.opset} is older than {_OLDEST}")
+    return lowering(call)
