@@ -56,6 +56,10 @@ class Call:
     name: str = ""
     mode: Mode = field(default_factory=Mode)
 
+    types: tuple[np.dtype[Any] | None, ...] = ()
+    """ONNX type of each input, None where it is unknown or the input is missing: tensors of integers between
+    QuantizeLinear and DequantizeLinear, and constants among them, are torch tensors of float32."""
+
     def integer(self, name: str, default: int) -> int:
         """The value of an integer attribute."""
         value = self.attrs.get(name)
