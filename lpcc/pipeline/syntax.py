@@ -18,12 +18,14 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, fields
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from lpcc.errors import UsageError
 from lpcc.pipeline.base import Pass, Range
 
 _SPECIAL = set(',{}= "\\')
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -73,16 +75,21 @@ class Pipeline:
 
 def format_pass(item: Pass) -> str:
     """Text form of one pass, with the options that differ from their defaults."""
+    return item.name + format_options(item)
+
+
+def format_options(item: Any) -> str:
+    """Text form of the fields of a frozen dataclass that differ from their defaults, in braces; empty if none does."""
     written = []
     for option in fields(item):
         value = getattr(item, option.name)
         if value != default_of(option):
             written.append(f"{option.name.replace('_', '-')}={format_value(value)}")
-    return item.name + ("{" + " ".join(written) + "}" if written else "")
+    return "{" + " ".join(written) + "}" if written else ""
 
 
-def options_of(kind: type[Pass]) -> dict[str, tuple[Any, Any]]:
-    """Options of a pass by their written names: annotation and default (MISSING where there is none)."""
+def options_of(kind: type[Any]) -> dict[str, tuple[Any, Any]]:
+    """Options of a pass, or fields of another dataclass, by their written names: annotation, default or MISSING."""
     hints = get_type_hints(kind, include_extras=True)
     return {option.name.replace("_", "-"): (hints[option.name], default_of(option)) for option in fields(kind)}
 
@@ -144,12 +151,145 @@ def _optional(annotation: Any) -> bool:
     )
 
 
-class _Parser:
-    """Recursive descent over the text; every error knows its column."""
+class ItemParser:
+    """Recursive descent over a text of names with options in braces; every error knows its column.
 
-    def __init__(self, text: str, known: Mapping[str, type[Pass]], named: Mapping[str, str]) -> None:
+    Pipelines are such texts, and what else is chosen by name and options can be: `item_is` is what a name stands for,
+    `whole` what the text is, for messages; `special` are the characters that end a word.
+    """
+
+    item_is: ClassVar[str] = "pass"
+    whole: ClassVar[str] = "pipeline"
+    special: ClassVar[frozenset[str]] = frozenset(_SPECIAL)
+
+    def __init__(self, text: str) -> None:
         self.text = text
         self.at = 0
+
+    def one_of(self, known: Mapping[str, type[Item]], start: int, name: str, beside: Iterable[str] = ()) -> Item:
+        """The item called `name`, which began at column `start`, with the options that follow.
+
+        `beside` are names that the text may have too, for the hint of the error.
+        """
+        if name not in known:
+            raise self.error(start, f"unknown {self.item_is} `{name}`; {nearest(name, [*known, *beside])}")
+        kind = known[name]
+        options = self._options(name, kind) if self.peek() == "{" else {}
+        missing = [o for o, (_, d) in options_of(kind).items() if d is MISSING and o.replace("-", "_") not in options]
+        if missing:
+            raise self.error(start, f"{self.item_is} `{name}` needs the option `{missing[0]}`")
+        try:
+            return kind(**options)
+        except ValueError as error:
+            raise self.error(start, f"{self.item_is} `{name}`: {error}") from error
+
+    def _options(self, owner: str, kind: type[Any]) -> dict[str, Any]:
+        self.expect("{")
+        known = options_of(kind)
+        found: dict[str, Any] = {}
+        while self.peek() != "}":
+            start = self.at
+            name = self.word("the name of an option")
+            if name not in known:
+                hint = nearest(name, known) if known else "it has none"
+                raise self.error(start, f"{self.item_is} `{owner}` has no option `{name}`; {hint}")
+            if name.replace("-", "_") in found:
+                raise self.error(start, f"option `{name}` is given twice")
+            self.expect("=")
+            value = self.at
+            found[name.replace("-", "_")] = self._value(name, known[name][0])
+            if self.peek() == " ":
+                self.at += 1
+            elif self.peek() != "}":
+                raise self.error(self.at, self._unquoted(name, value) or "expected a space, `}` or `,`")
+        self.expect("}")
+        return found
+
+    def _value(self, name: str, annotation: Any) -> Any:
+        start = self.at
+        elements = [self._element()]
+        while self.peek() == ",":
+            self.at += 1
+            elements.append(self._element())
+        base, bounds = _unwrap(annotation)
+        texts = [text for text, _ in elements]
+        if get_origin(base) is tuple:
+            if elements == [("", True)]:
+                return ()
+            inner = get_args(base)[0]
+            return tuple(self._convert(start, name, text, *_unwrap(inner)) for text in texts)
+        if len(elements) != 1:
+            raise self.error(start, f"option `{name}` takes one value: {describe(annotation)}")
+        if elements[0] == ("none", False) and _optional(annotation):
+            return None
+        return self._convert(start, name, texts[0], base, bounds)
+
+    def _convert(self, start: int, name: str, text: str, base: Any, bounds: Range | None) -> Any:
+        value: Any = text
+        try:
+            if get_origin(base) is Literal:
+                value = {str(choice): choice for choice in get_args(base)}[text]
+            elif base is bool:
+                value = {"true": True, "false": False}[text]
+            elif base in (int, float):
+                value = base(text)
+                if value != value or (bounds is not None and value not in bounds):
+                    raise ValueError
+        except (KeyError, ValueError):
+            expected = describe(Annotated[base, bounds] if bounds else base)
+            raise self.error(start, f"option `{name}` takes {expected}, not `{text}`") from None
+        return value
+
+    def _element(self) -> tuple[str, bool]:
+        """One element of a value, and whether it was quoted."""
+        if self.peek() == '"':
+            try:
+                text, length = json.JSONDecoder().raw_decode(self.text[self.at :])
+            except json.JSONDecodeError:
+                raise self.error(self.at, "unclosed or malformed quotes") from None
+            self.at += length
+            return str(text), True
+        return self.word("a value"), False
+
+    def word(self, what: str) -> str:
+        """The characters up to the next special one; `what` is expected there, should there be none."""
+        start = self.at
+        while self.at < len(self.text) and self.text[self.at] not in self.special:
+            self.at += 1
+        if self.at == start:
+            raise self.error(start, f"expected {what}")
+        return self.text[start : self.at]
+
+    def peek(self) -> str:
+        """The next character; empty at the end."""
+        return self.text[self.at] if self.at < len(self.text) else ""
+
+    def _unquoted(self, name: str, start: int) -> str:
+        """How to write the value from `start`, which stops at a character that it may only hold in quotes."""
+        if self.peek() not in self.special:
+            return ""
+        found = re.compile(r"(\{[^}]*\}|[^ }])*").match(self.text, start)
+        elements = [] if found is None else found[0].replace('"', "").split(",")
+        written = ",".join(json.dumps(element, ensure_ascii=False) for element in elements)
+        return f"a value with `{self.peek()}` needs quotes: {name}={written}; in a shell, single ones around it all"
+
+    def expect(self, character: str) -> None:
+        """Take the next character, which must be this one."""
+        if self.peek() != character:
+            found = f"`{self.peek()}`" if self.peek() else "the end"
+            raise self.error(self.at, f"expected `{character}`, not {found}")
+        self.at += 1
+
+    def error(self, at: int, message: str) -> UsageError:
+        """The error to raise about what stands at a column, counted from 0."""
+        return UsageError(f"{self.whole} `{self.text}`, column {at + 1}: {message}")
+
+
+class _Parser(ItemParser):
+    """Pipelines, of passes and named pipelines."""
+
+    def __init__(self, text: str, known: Mapping[str, type[Pass]], named: Mapping[str, str]) -> None:
+        super().__init__(text)
         self.known = known
         self.named = named
 
@@ -166,111 +306,4 @@ class _Parser:
         if name in self.named:
             inner = _Parser(self.named[name], self.known, {k: v for k, v in self.named.items() if k != name})
             return Named(name, inner.pipeline().passes)
-        if name not in self.known:
-            raise self.error(start, f"unknown pass `{name}`; {nearest(name, [*self.known, *self.named])}")
-        kind = self.known[name]
-        options = self.options(kind) if self.peek() == "{" else {}
-        missing = [o for o, (_, d) in options_of(kind).items() if d is MISSING and o.replace("-", "_") not in options]
-        if missing:
-            raise self.error(start, f"pass `{name}` needs the option `{missing[0]}`")
-        try:
-            return kind(**options)
-        except ValueError as error:
-            raise self.error(start, f"pass `{name}`: {error}") from error
-
-    def options(self, kind: type[Pass]) -> dict[str, Any]:
-        self.expect("{")
-        known = options_of(kind)
-        found: dict[str, Any] = {}
-        while self.peek() != "}":
-            start = self.at
-            name = self.word("the name of an option")
-            if name not in known:
-                hint = nearest(name, known) if known else "it has none"
-                raise self.error(start, f"pass `{kind.name}` has no option `{name}`; {hint}")
-            if name.replace("-", "_") in found:
-                raise self.error(start, f"option `{name}` is given twice")
-            self.expect("=")
-            value = self.at
-            found[name.replace("-", "_")] = self.value(name, known[name][0])
-            if self.peek() == " ":
-                self.at += 1
-            elif self.peek() != "}":
-                raise self.error(self.at, self.unquoted(name, value) or "expected a space, `}` or `,`")
-        self.expect("}")
-        return found
-
-    def value(self, name: str, annotation: Any) -> Any:
-        start = self.at
-        elements = [self.element()]
-        while self.peek() == ",":
-            self.at += 1
-            elements.append(self.element())
-        base, bounds = _unwrap(annotation)
-        texts = [text for text, _ in elements]
-        if get_origin(base) is tuple:
-            if elements == [("", True)]:
-                return ()
-            inner = get_args(base)[0]
-            return tuple(self.convert(start, name, text, *_unwrap(inner)) for text in texts)
-        if len(elements) != 1:
-            raise self.error(start, f"option `{name}` takes one value: {describe(annotation)}")
-        if elements[0] == ("none", False) and _optional(annotation):
-            return None
-        return self.convert(start, name, texts[0], base, bounds)
-
-    def convert(self, start: int, name: str, text: str, base: Any, bounds: Range | None) -> Any:
-        value: Any = text
-        try:
-            if get_origin(base) is Literal:
-                value = {str(choice): choice for choice in get_args(base)}[text]
-            elif base is bool:
-                value = {"true": True, "false": False}[text]
-            elif base in (int, float):
-                value = base(text)
-                if value != value or (bounds is not None and value not in bounds):
-                    raise ValueError
-        except (KeyError, ValueError):
-            expected = describe(Annotated[base, bounds] if bounds else base)
-            raise self.error(start, f"option `{name}` takes {expected}, not `{text}`") from None
-        return value
-
-    def element(self) -> tuple[str, bool]:
-        """One element of a value, and whether it was quoted."""
-        if self.peek() == '"':
-            try:
-                text, length = json.JSONDecoder().raw_decode(self.text[self.at :])
-            except json.JSONDecodeError:
-                raise self.error(self.at, "unclosed or malformed quotes") from None
-            self.at += length
-            return str(text), True
-        return self.word("a value"), False
-
-    def word(self, what: str) -> str:
-        start = self.at
-        while self.at < len(self.text) and self.text[self.at] not in _SPECIAL:
-            self.at += 1
-        if self.at == start:
-            raise self.error(start, f"expected {what}")
-        return self.text[start : self.at]
-
-    def peek(self) -> str:
-        return self.text[self.at] if self.at < len(self.text) else ""
-
-    def unquoted(self, name: str, start: int) -> str:
-        """How to write the value from `start`, which stops at a character that it may only hold in quotes."""
-        if self.peek() not in _SPECIAL:
-            return ""
-        found = re.compile(r"(\{[^}]*\}|[^ }])*").match(self.text, start)
-        elements = [] if found is None else found[0].replace('"', "").split(",")
-        written = ",".join(json.dumps(element, ensure_ascii=False) for element in elements)
-        return f"a value with `{self.peek()}` needs quotes: {name}={written}; in a shell, single ones around it all"
-
-    def expect(self, character: str) -> None:
-        if self.peek() != character:
-            found = f"`{self.peek()}`" if self.peek() else "the end"
-            raise self.error(self.at, f"expected `{character}`, not {found}")
-        self.at += 1
-
-    def error(self, at: int, message: str) -> UsageError:
-        return UsageError(f"pipeline `{self.text}`, column {at + 1}: {message}")
+        return self.one_of(self.known, start, name, self.named)
