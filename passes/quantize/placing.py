@@ -82,21 +82,21 @@ def place(
             least = _MIN_WORK if target is None and not wishes.only else 0.0
         return Planner(graph, left, changes, least, rules, formats).place()
 
-    def plan(other: gs.Graph) -> Placement:
-        return Planner(other, left, Changes(), rules=rules).place()
+    def plan(other: gs.Graph, without: frozenset[str]) -> Placement:
+        return Planner(other, left, Changes(), rules=rules).place(lambda units: _named(units, without))
 
     prices = Prices(target, scheme, ctx.keep("quantize: sizes of images", lambda: _sizes(ctx)))
 
     def found() -> frozenset[str]:
-        units = plan(graph).units
-        return frozenset(edit.label(unit.node) for unit in prices.slower(graph, units, plan))
+        return frozenset(edit.label(unit.node) for unit in prices.slower(graph, plan))
 
     names = ctx.keep(f"quantize: slower {_digest(graph, left)} {target.name} {scheme}", found)
 
-    def slower(units: Sequence[Unit]) -> list[Unit]:
-        return [unit for unit in units if edit.label(unit.node) in names]
+    return Planner(graph, left, changes, rules=rules).place(lambda units: _named(units, names))
 
-    return Planner(graph, left, changes, rules=rules).place(slower)
+
+def _named(units: Sequence[Unit], names: frozenset[str]) -> list[Unit]:
+    return [unit for unit in units if edit.label(unit.node) in names]
 
 
 def _digest(graph: gs.Graph, left: Mapping[str, str]) -> int:

@@ -32,7 +32,11 @@ _MARGIN = 2.0
 """By what conversions are priced above the cost model. Changing form has to pay clearly: measured, conversions in the
 middle of a network took 1.5 to 2 times what they take by themselves."""
 
-Plan = Callable[[gs.Graph], Placement]
+_FORM_CHANGES = ("quantize", "dequantize", "transpose")
+"""Kinds of kernels that only change the form of numbers or their layout."""
+
+Plan = Callable[[gs.Graph, frozenset[str]], Placement]
+"""Places units on a graph, without those of which it is given the names."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,12 @@ class Prices:
     sizes: Mapping[str, int]
     """Values of dimensions that the model leaves open, as `lpcc.analysis.shapes.bind` takes them."""
 
-    def slower(self, graph: gs.Graph, units: Sequence[Unit], plan: Plan) -> list[Unit]:
-        """The units that are better left in float. `plan` places the same units on a copy of the graph."""
+    def slower(self, graph: gs.Graph, plan: Plan) -> list[Unit]:
+        """The units of `graph` that are better left in float."""
+        units = plan(graph, frozenset()).units
         shapes = bind(graph, self.sizes)
         twin = clone(graph)
-        placement = plan(twin)
+        placement = plan(twin, frozenset())
         if len(placement.units) != len(units) or not units:
             return []
         owners = _written(twin, placement, *self.scheme)
@@ -57,8 +62,35 @@ class Prices:
         )
         on_integers = self._spent(twin, owners)
         choices = {i: Choice(in_float.get(i, 0.0), on_integers.get(i, 0.0)) for i in range(len(units))}
-        kept = cheapest(choices, _wires(graph, units, shapes, self._conversion()))
-        return [unit for i, unit in enumerate(units) if i not in kept]
+        wires = _wires(graph, units, shapes, self._conversion())
+        kept = cheapest(choices, wires)
+        left = {i for i in choices if i not in kept}
+        return [units[i] for i in sorted(self._reconsidered(graph, units, left, wires, plan))]
+
+    def _reconsidered(
+        self, graph: gs.Graph, units: Sequence[Unit], left: set[int], wires: Sequence[Wire], plan: Plan
+    ) -> set[int]:
+        """What stays in float of `left` where the kernels of the whole network are priced, run by run of units.
+
+        The cut knows conversions at the borders. That one float layer at the start of a residual network leaves a
+        change of layout beside each of its sums, far from the border, only the whole tells.
+        """
+        if not left:
+            return left
+        total = self._total(graph, units, left, plan)
+        for run in _runs(left, wires):
+            fewer = left - run
+            found = self._total(graph, units, fewer, plan)
+            if found < total:
+                left, total = fewer, found
+        return left
+
+    def _total(self, graph: gs.Graph, units: Sequence[Unit], left: set[int], plan: Plan) -> float:
+        """Microseconds of the whole network with the units of `left` in float; changes of form at `_MARGIN`."""
+        twin = clone(graph)
+        _written(twin, plan(twin, frozenset(edit.label(units[i].node) for i in left)), *self.scheme)
+        priced = self._priced(twin, bind(twin, self.sizes))
+        return sum(cost * (_MARGIN if kernel.kind in _FORM_CHANGES else 1.0) for kernel, cost in priced)
 
     def _spent(self, graph: gs.Graph, owners: Mapping[int, int]) -> dict[int, float]:
         """Microseconds of the kernels by their owner's key; `owners` go by id of a node."""
@@ -147,6 +179,17 @@ def _wires(
             inside.append(None)
         wires.append(Wire(makers.get(key), inside, price(count, False, is_given), to_float))
     return wires
+
+
+def _runs(left: set[int], wires: Sequence[Wire]) -> list[set[int]]:
+    """The units of `left` in groups that tensors connect, in the order of their first."""
+    run = {i: {i} for i in left}
+    for wire in wires:
+        near = sorted({i for i in (wire.maker, *wire.readers) if i in left})
+        for other in near[1:]:
+            joined = run[near[0]] | run[other]
+            run.update(dict.fromkeys(joined, joined))
+    return sorted({id(group): group for group in run.values()}.values(), key=min)
 
 
 def _sandwich(channels: int, side: int, dtype: np.dtype) -> gs.Graph:

@@ -81,6 +81,17 @@ def test_skip_passes_over_names_that_do_not_occur(context):
     assert done == {"stem", "body", "last"}
 
 
+def test_prices_of_the_whole_network_outweigh_the_border(zoo):
+    """In float, the first convolution of a residual network leaves a change of layout beside each of its sums."""
+    graph = load(zoo.model("cifar10_resnet20_jpegft"))
+    run_pipeline(graph, Pipeline.parse("exact"), Context())
+    data = Dataset.from_arrays(zoo.calib("cifar10_resnet20_jpegft", 2), inputs=TensorSpec.inputs_of(to_proto(graph)))
+    changes = Quantize(ranges="minmax").run(graph, Context(target=Target.load("x86-avx512-vnni"), calibration=data))
+    assert "/conv1/Conv" in {r.node for r in changes.rewrites}
+    transposes = [node for node in optimised(to_proto(graph)).graph.node if node.op_type == "Transpose"]
+    assert len(transposes) <= 2
+
+
 FLOAT = {
     "ultraface_rfb320": {"245", "248"},
     "mobilenetv2_imagenet": {"/stem/Conv", "/blocks/blocks.0/dw/Conv"},
