@@ -8,15 +8,43 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lpcc.train.operators import activations
+from lpcc.train.operators import (
+    activations,
+    arithmetic,
+    comparison,
+    convolution,
+    gathering,
+    layout,
+    normalization,
+    pooling,
+    products,
+    quantised,
+    reductions,
+    shapes,
+)
 from lpcc.train.operators.call import Call, Kernel, Lowering, Mode, Unsupported
 
 __all__ = ["OPERATORS", "Call", "Kernel", "Lowering", "Mode", "Unsupported", "lower"]
 
-_STANDARD = (activations,)
+_STANDARD = (
+    activations,
+    arithmetic,
+    comparison,
+    convolution,
+    gathering,
+    layout,
+    normalization,
+    pooling,
+    products,
+    quantised,
+    reductions,
+    shapes,
+)
+_MICROSOFT = (activations, normalization, products, quantised)
 
 OPERATORS: Mapping[tuple[str, str], Lowering] = {
-    ("", op): lowering for module in _STANDARD for op, lowering in module.STANDARD.items()
+    **{("", op): lowering for module in _STANDARD for op, lowering in module.STANDARD.items()},
+    **{("com.microsoft", op): lowering for module in _MICROSOFT for op, lowering in module.MICROSOFT.items()},
 }
 """The lowering of each operator, by domain ("" is the standard one) and name."""
 

@@ -15,7 +15,7 @@ Tensor = Any
 
 Kernel = Callable[..., Any]
 """Function of a node's inputs: tensors of the ONNX type, None for optional inputs that are missing (at the end they may
-be left out). Returns a tensor, or a tuple of them for an operator with several outputs. Sequences are lists of tensors."""
+be left out). Returns a tensor, or a tuple of them for an operator with several outputs. A sequence is a list."""
 
 
 class Unsupported(ModelError):  # noqa: N818  (what it says of a form)

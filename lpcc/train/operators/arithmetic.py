@@ -1,0 +1,159 @@
+"""Arithmetic of each element, with broadcasting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+
+from lpcc.train.operators.call import Call, Kernel, Lowering, Tensor, always
+
+
+def binary(function: Callable[[Tensor, Tensor], Tensor]) -> Lowering:
+    """An operator of two tensors. What computes shapes lies on the CPU: where it meets data, it goes to them."""
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        if a.device != b.device:
+            a, b = (a.to(b.device), b) if a.device.type == "cpu" else (a, b.to(a.device))
+        return function(a, b)
+
+    return always(kernel)
+
+
+def folded(function: Callable[[Tensor, Tensor], Tensor]) -> Lowering:
+    """An operator of any number of tensors, taken two at a time."""
+
+    def kernel(*tensors: Tensor) -> Tensor:
+        found = tensors[0]
+        for tensor in tensors[1:]:
+            found = function(found, tensor)
+        return found
+
+    return always(kernel)
+
+
+def mean(*tensors: Tensor) -> Tensor:
+    """The mean of the tensors."""
+    found = tensors[0]
+    for tensor in tensors[1:]:
+        found = found + tensor
+    return found / len(tensors)
+
+
+def divide(a: Tensor, b: Tensor) -> Tensor:
+    """`a / b`; of integers the quotient is cut towards zero."""
+    return torch.div(a, b) if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+
+
+def power(a: Tensor, b: Tensor) -> Tensor:
+    """a^b, in the type of a."""
+    if b.numel() == 1 and not b.requires_grad and not b.is_cuda and a.dim() >= b.dim():
+        exponent = b.item()
+        if a.is_floating_point():
+            return torch.pow(a, exponent)  # a number is faster, and 2 is a square
+        if exponent == int(exponent) >= 0:
+            return torch.pow(a, int(exponent))
+    if a.is_floating_point():
+        return torch.pow(a, b)
+    return torch.pow(a.to(torch.float64), b).to(a.dtype)
+
+
+def mod(call: Call) -> Kernel:
+    """The remainder of a / b: with the sign of b, or under fmod of a."""
+    return binary(torch.fmod if call.integer("fmod", 0) else torch.remainder)(call)
+
+
+def bit_shift(call: Call) -> Kernel:
+    """The bits of a, b places to the left or right; the numbers are unsigned."""
+    left = call.text("direction", "LEFT") == "LEFT"
+
+    def shift(a: Tensor, b: Tensor) -> Tensor:
+        wide = a.to(torch.int64) & ((1 << 8 * min(a.element_size(), 7)) - 1 if a.element_size() < 8 else -1)
+        places = b.to(torch.int64)
+        shifted = wide << places if left else wide >> places
+        return shifted.to(a.dtype)
+
+    return binary(shift)(call)
+
+
+def cum_sum(call: Call) -> Kernel:
+    """Sums of all elements up to each; exclusive: without it; reverse: from the end."""
+    return _cumulative(call, torch.cumsum, 0)
+
+
+def cum_prod(call: Call) -> Kernel:
+    """Products of all elements up to each; exclusive: without it; reverse: from the end."""
+    return _cumulative(call, torch.cumprod, 1)
+
+
+def _cumulative(call: Call, function: Kernel, neutral: int) -> Kernel:
+    exclusive, reverse = bool(call.integer("exclusive", 0)), bool(call.integer("reverse", 0))
+
+    def kernel(x: Tensor, axis: Tensor) -> Tensor:
+        at = int(axis.item())
+        y = x.flip(at) if reverse else x
+        if exclusive:
+            first = torch.full_like(y.narrow(at, 0, min(1, y.shape[at])), neutral)
+            y = torch.cat([first, y.narrow(at, 0, max(y.shape[at] - 1, 0))], at)
+        y = function(y, at, dtype=x.dtype)
+        return y.flip(at) if reverse else y
+
+    return kernel
+
+
+def negate(x: Tensor) -> Tensor:
+    """-x."""
+    return torch.neg(x)
+
+
+def reciprocal(x: Tensor) -> Tensor:
+    """1 / x."""
+    return torch.reciprocal(x) if x.is_floating_point() else (1 / x).to(x.dtype)
+
+
+def determinant(x: Tensor) -> Tensor:
+    """The determinant of each square matrix of the last two axes."""
+    return torch.linalg.det(x)
+
+
+STANDARD: Mapping[str, Lowering] = {
+    "Abs": always(torch.abs),
+    "Acos": always(torch.acos),
+    "Acosh": always(torch.acosh),
+    "Add": binary(torch.add),
+    "Asin": always(torch.asin),
+    "Asinh": always(torch.asinh),
+    "Atan": always(torch.atan),
+    "Atanh": always(torch.atanh),
+    "BitShift": bit_shift,
+    "BitwiseAnd": binary(torch.bitwise_and),
+    "BitwiseNot": always(torch.bitwise_not),
+    "BitwiseOr": binary(torch.bitwise_or),
+    "BitwiseXor": binary(torch.bitwise_xor),
+    "Ceil": always(torch.ceil),
+    "Cos": always(torch.cos),
+    "Cosh": always(torch.cosh),
+    "CumProd": cum_prod,
+    "CumSum": cum_sum,
+    "Det": always(determinant),
+    "Div": binary(divide),
+    "Erf": always(torch.erf),
+    "Exp": always(torch.exp),
+    "Floor": always(torch.floor),
+    "Log": always(torch.log),
+    "Max": folded(torch.maximum),
+    "Mean": always(mean),
+    "Min": folded(torch.minimum),
+    "Mod": mod,
+    "Mul": binary(torch.mul),
+    "Neg": always(negate),
+    "Pow": binary(power),
+    "Reciprocal": always(reciprocal),
+    "Round": always(torch.round),
+    "Sin": always(torch.sin),
+    "Sinh": always(torch.sinh),
+    "Sqrt": always(torch.sqrt),
+    "Sub": binary(torch.sub),
+    "Sum": folded(torch.add),
+    "Tan": always(torch.tan),
+}
