@@ -64,8 +64,8 @@ HOST_INPUTS: Mapping[str, tuple[int, ...]] = {
 _HOST_RESULTS = frozenset(("Shape", "Size"))
 
 _NO_GRADIENT = frozenset(
-    "And ArgMax ArgMin Equal Greater GreaterOrEqual IsInf IsNaN Less LessOrEqual NonMaxSuppression NonZero Not Or Shape "
-    "Size Xor".split()
+    {"And", "ArgMax", "ArgMin", "Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual"}
+    | {"NonMaxSuppression", "NonZero", "Not", "Or", "Shape", "Size", "Xor"}
 )
 _WHOLE = ("int32", "int64", "uint32", "uint64", "bool")
 """Types of results through which no gradient passes. Those of fewer bits carry one, as rounded activations do."""
