@@ -19,7 +19,10 @@ from lpcc.train.operators import (
     pooling,
     products,
     quantised,
+    randomness,
     reductions,
+    resizing,
+    selection,
     shapes,
 )
 from lpcc.train.operators.call import Call, Kernel, Lowering, Mode, Unsupported
@@ -37,7 +40,10 @@ _STANDARD = (
     pooling,
     products,
     quantised,
+    randomness,
     reductions,
+    resizing,
+    selection,
     shapes,
 )
 _MICROSOFT = (activations, normalization, products, quantised)
