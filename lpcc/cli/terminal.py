@@ -82,7 +82,10 @@ class Terminal:
 
     @contextmanager
     def progress(self) -> Iterator[Progress]:
-        """A function that shows progress: a bar on stderr after a second of work, nothing where that is no terminal."""
+        """A function that shows progress: a bar on stderr after a second of work, nothing where that is no terminal.
+
+        What is being done may change from step to step behind a colon (``training: epoch 2/10``): it stays one bar.
+        """
         if self.quiet or not sys.stderr.isatty():
             yield lambda _what, _done, _total: None
             return
@@ -101,12 +104,13 @@ class Terminal:
         tasks: dict[str, progress.TaskID] = {}  # at most one: what is being done now
 
         def step(what: str, done: int, total: int) -> None:
-            if what not in tasks:
+            name = what.partition(":")[0]
+            if name not in tasks:
                 for old in tasks.values():
                     bar.remove_task(old)
                 tasks.clear()
-                tasks[what] = bar.add_task(what, total=total or None, visible=bool(what))
-            bar.update(tasks[what], completed=done, total=total or None)
+                tasks[name] = bar.add_task(what, total=total or None, visible=bool(what))
+            bar.update(tasks[name], description=what, completed=done, total=total or None)
             if monotonic() - began > _PATIENCE and not bar.live.is_started:
                 bar.start()
 

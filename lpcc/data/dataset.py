@@ -16,7 +16,7 @@ from lpcc.data.function import FunctionSource
 from lpcc.data.npz import NpzSource
 from lpcc.data.preprocess import Preprocess
 from lpcc.data.rows import LABELS, Rows, sample_axis
-from lpcc.data.source import Head, Source
+from lpcc.data.source import Block, Head, Source
 from lpcc.errors import DataError
 from lpcc.runtime.spec import Array, TensorSpec
 
@@ -56,7 +56,8 @@ class Dataset:
     def __init__(self, source: Source, inputs: Sequence[TensorSpec], *, is_synthetic: bool = False) -> None:
         self._source = source
         self._inputs = tuple(inputs)
-        self._sampled, self.fixed_batch = sample_axis(inputs)
+        self.sampled, self.fixed_batch = sample_axis(inputs)
+        """Whether the inputs have a sample axis, and its size where the model fixes it."""
         self.is_synthetic = is_synthetic
         """Whether the samples are made up: numbers measured on them say little about real images."""
 
@@ -136,16 +137,23 @@ class Dataset:
     def __len__(self) -> int:
         return len(self._source)
 
+    def blocks(self, size: int) -> Iterator[Block]:
+        """All samples in order, `size` at a time, fewer in the last block: for who makes batches of them himself.
+
+        Not filled up to a fixed batch; where the inputs have no sample axis (not `sampled`), arrays have one before the
+        input's own. Raises DataError as `batches` does.
+        """
+        return self._source.blocks(size)
+
     def batches(self, size: int) -> Iterator[Batch]:
         """All samples in order, `size` at a time, or as many as the model's fixed batch size asks for.
 
         Raises DataError when a sample turns out to be wrong (NaN, a damaged image).
         """
-        rows = (self.fixed_batch or size) if self._sampled else 1
-        for block in self._source.blocks(rows):
+        for block in self._source.blocks((self.fixed_batch or size) if self.sampled else 1):
             count = len(block)
             feeds = block.arrays
-            if not self._sampled:
+            if not self.sampled:
                 feeds = {name: array[0, ...] for name, array in feeds.items()}  # an array even of a scalar
             elif self.fixed_batch and count < self.fixed_batch:
                 feeds = {name: _pad(array, self.fixed_batch) for name, array in feeds.items()}

@@ -8,7 +8,8 @@ from typing import Protocol
 
 import numpy as np
 
-from lpcc.runtime.spec import Array
+from lpcc.errors import DataError
+from lpcc.runtime.spec import Array, shape_text
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,29 @@ class Head:
             left -= len(block)
 
 
+class Unlabelled:
+    """Another source without its labels."""
+
+    labelled = False
+
+    def __init__(self, whole: Source) -> None:
+        self.description = whole.description
+        self._whole = whole
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    def blocks(self, size: int) -> Iterator[Block]:
+        """The samples in order, `size` at a time, fewer in the last block."""
+        for block in self._whole.blocks(size):
+            yield Block(block.arrays, None)
+
+
 def regroup(blocks: Iterable[Block], size: int) -> Iterator[Block]:
-    """The same samples in blocks of exactly `size`, fewer in the last; holds at most one block more than it yields."""
+    """The same samples in blocks of exactly `size`, fewer in the last; holds at most one block more than it yields.
+
+    Raises DataError when samples that come into one block differ in shape.
+    """
     waiting: list[Block] = []
     count = 0
     for block in blocks:
@@ -96,6 +118,13 @@ def regroup(blocks: Iterable[Block], size: int) -> Iterator[Block]:
 def _join(blocks: list[Block]) -> Block:
     if len(blocks) == 1:
         return blocks[0]
+    for name, first in blocks[0].arrays.items():
+        other = next((block.arrays[name] for block in blocks if block.arrays[name].shape[1:] != first.shape[1:]), None)
+        if other is not None:
+            raise DataError(
+                f"array `{name}` has samples of {shape_text(first.shape[1:])} and of {shape_text(other.shape[1:])}, "
+                "which cannot be run together: give all one size"
+            )
     labels = [block.labels for block in blocks if block.labels is not None]
     return Block(
         {name: np.concatenate([block.arrays[name] for block in blocks]) for name in blocks[0].arrays},

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, fields
+
+import pytest
+
+pytest.importorskip("torch", reason="the training extra is not installed")
+
+from lpcc.errors import UsageError
+from lpcc.train.recipe import Recipe
+
+
+def test_every_option_is_explained() -> None:
+    source = __import__("inspect").getsource(Recipe)
+    for field in fields(Recipe):
+        after = source.split(f"    {field.name}: ", 1)[1].split("\n", 1)[1]
+        assert after.startswith('    """'), f"{field.name} has no docstring"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epochs": 0}, "training option `epochs` takes a whole number between 1 and 100000, not `0`"),
+        ({"epochs": 1.5}, "`epochs` takes a whole number"),
+        ({"epochs": True}, "`epochs` takes a whole number"),
+        ({"learning_rate": 0.0}, "`learning_rate` takes a number between 1e-09 and 1000, not `0.0`"),
+        ({"learning_rate": float("nan")}, "`learning_rate` takes a number"),
+        ({"clip": float("inf")}, "`clip` takes a number at least 0, not `inf`"),
+        ({"optimiser": "lion"}, "`optimiser` takes one of sgd, adam, adamw, not `lion`"),
+        ({"flip": 1}, "`flip` takes true or false, not `1`"),
+        ({"holdout": 0.6}, "`holdout` takes a number between 0 and 0.5"),
+        ({"metric": 3}, "`metric` takes text"),
+        ({"at_once": 0}, "`at_once` takes a whole number"),
+    ],
+)
+def test_options_out_of_range_are_one_line(options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        Recipe(**options)  # type: ignore[arg-type]
+    assert message in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_whole_numbers_are_numbers_and_none_stays_none() -> None:
+    recipe = Recipe(learning_rate=1, clip=0, at_once=None, patience=None, metric=None)
+    assert recipe.rate == 1
+    assert recipe.patience is None
+
+
+def test_the_rate_depends_on_the_optimiser_unless_given() -> None:
+    assert Recipe(optimiser="adam").rate < Recipe(optimiser="sgd").rate
+    assert Recipe(optimiser="adam", learning_rate=0.5).rate == 0.5
+
+
+def test_a_pass_with_options_of_the_same_names_gives_a_recipe() -> None:
+    @dataclass(frozen=True)
+    class Options:
+        epochs: int = 3
+        flip: bool = True
+        skip: tuple[str, ...] = ()
+
+    assert Recipe.of(Options(), seed=7) == Recipe(epochs=3, flip=True, seed=7)
+    with pytest.raises(UsageError, match="`epochs`"):
+        Recipe.of(Options(epochs=-1))
+
+
+def test_norms_learn_from_batches_that_say_something() -> None:
+    assert Recipe().trains_norms(64)
+    assert not Recipe().trains_norms(1)
+    assert Recipe(norms="train").trains_norms(1)
+    assert not Recipe(norms="frozen").trains_norms(64)
+
+
+def test_json_gives_the_recipe_again() -> None:
+    recipe = Recipe(epochs=2, mix="both", average=0.99)
+    assert Recipe(**json.loads(json.dumps(recipe.to_json()))) == recipe
