@@ -89,6 +89,11 @@ class Network(nn.Module):
         self._ready(())
         self.eval()
 
+    @property
+    def graph(self) -> gs.Graph:
+        """The graph as it came, with the types of its tensors; not to be changed."""
+        return self._graph
+
     # Running
 
     def forward(self, feeds: Mapping[str, Tensor], taps: Sequence[str] = ()) -> dict[str, Tensor]:
