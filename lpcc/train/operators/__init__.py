@@ -11,8 +11,11 @@ from collections.abc import Mapping
 from lpcc.train.operators import (
     activations,
     arithmetic,
+    attention,
     comparison,
     convolution,
+    criteria,
+    fused,
     gathering,
     layout,
     normalization,
@@ -20,9 +23,12 @@ from lpcc.train.operators import (
     products,
     quantised,
     randomness,
+    recurrent,
     reductions,
     resizing,
+    sampling,
     selection,
+    sequences,
     shapes,
 )
 from lpcc.train.operators.call import Call, Kernel, Lowering, Mode, Unsupported
@@ -32,8 +38,10 @@ __all__ = ["OPERATORS", "Call", "Kernel", "Lowering", "Mode", "Unsupported", "lo
 _STANDARD = (
     activations,
     arithmetic,
+    attention,
     comparison,
     convolution,
+    criteria,
     gathering,
     layout,
     normalization,
@@ -41,12 +49,15 @@ _STANDARD = (
     products,
     quantised,
     randomness,
+    recurrent,
     reductions,
     resizing,
+    sampling,
     selection,
+    sequences,
     shapes,
 )
-_MICROSOFT = (activations, normalization, products, quantised)
+_MICROSOFT = (activations, fused, normalization, products, quantised)
 
 OPERATORS: Mapping[tuple[str, str], Lowering] = {
     **{("", op): lowering for module in _STANDARD for op, lowering in module.STANDARD.items()},

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from lpcc.train.operators.call import Call, Kernel, Lowering, Tensor, always
+from lpcc.train.operators.call import Call, Kernel, Lowering, Tensor, Unsupported, always
 
 
 def binary(function: Callable[[Tensor, Tensor], Tensor]) -> Lowering:
@@ -15,18 +15,43 @@ def binary(function: Callable[[Tensor, Tensor], Tensor]) -> Lowering:
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         if a.device != b.device:
             a, b = (a.to(b.device), b) if a.device.type == "cpu" else (a, b.to(a.device))
-        return function(a, b)
+        try:
+            return function(a, b)
+        except NotImplementedError:
+            return _wider(function, a, b)
+
+    return always(kernel)
+
+
+def _wider(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """`function` in 64 bits, for unsigned integers of 16 and 32, with which torch does not compute."""
+    dtype = tensors[0].dtype
+    if dtype not in (torch.uint16, torch.uint32):
+        raise Unsupported(f"torch does not compute this with {str(dtype).removeprefix('torch.')}")
+    found = function(*[tensor.to(torch.int64) for tensor in tensors])
+    return found.to(dtype) if found.dtype == torch.int64 else found
+
+
+def unary(function: Callable[[Tensor], Tensor]) -> Lowering:
+    """An operator of one tensor."""
+
+    def kernel(x: Tensor) -> Tensor:
+        try:
+            return function(x)
+        except NotImplementedError:
+            return _wider(function, x)
 
     return always(kernel)
 
 
 def folded(function: Callable[[Tensor, Tensor], Tensor]) -> Lowering:
     """An operator of any number of tensors, taken two at a time."""
+    two = binary(function)(Call(""))
 
     def kernel(*tensors: Tensor) -> Tensor:
         found = tensors[0]
         for tensor in tensors[1:]:
-            found = function(found, tensor)
+            found = two(found, tensor)
         return found
 
     return always(kernel)
@@ -64,14 +89,18 @@ def mod(call: Call) -> Kernel:
 
 
 def bit_shift(call: Call) -> Kernel:
-    """The bits of a, b places to the left or right; the numbers are unsigned."""
+    """The bits of a, b places to the left or right; from the left the sign comes in. No count is too large."""
     left = call.text("direction", "LEFT") == "LEFT"
 
     def shift(a: Tensor, b: Tensor) -> Tensor:
-        wide = a.to(torch.int64) & ((1 << 8 * min(a.element_size(), 7)) - 1 if a.element_size() < 8 else -1)
-        places = b.to(torch.int64)
-        shifted = wide << places if left else wide >> places
-        return shifted.to(a.dtype)
+        bits, signed = 8 * a.element_size(), a.dtype.is_signed
+        if not signed and bits == 64:
+            raise Unsupported("torch does not compute this with uint64")
+        wide, places = a.to(torch.int64), b.to(torch.int64)
+        beyond = (places < 0) | (places >= bits)
+        if left:
+            return torch.where(beyond, 0, wide << places.clamp(0, 63)).to(a.dtype)
+        return (wide >> torch.where(beyond, 63, places)).to(a.dtype)
 
     return binary(shift)(call)
 
@@ -127,7 +156,7 @@ STANDARD: Mapping[str, Lowering] = {
     "Atanh": always(torch.atanh),
     "BitShift": bit_shift,
     "BitwiseAnd": binary(torch.bitwise_and),
-    "BitwiseNot": always(torch.bitwise_not),
+    "BitwiseNot": unary(torch.bitwise_not),
     "BitwiseOr": binary(torch.bitwise_or),
     "BitwiseXor": binary(torch.bitwise_xor),
     "Ceil": always(torch.ceil),

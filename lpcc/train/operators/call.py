@@ -105,3 +105,8 @@ Lowering = Callable[[Call], Kernel]
 def always(kernel: Kernel) -> Lowering:
     """The lowering of an operator without attributes."""
     return lambda _: kernel
+
+
+def as_listed(call: Call, found: tuple[Tensor, ...]) -> Any:
+    """What an operator gives, of its outputs those that the node lists."""
+    return found[0] if call.outputs == 1 else found[: call.outputs]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F  # noqa: N812  (its usual name)
 
-from lpcc.train.operators.call import Call, Kernel, Lowering, Tensor, Unsupported
+from lpcc.train.operators.call import Call, Kernel, Lowering, Tensor, Unsupported, as_listed
 
 
 def batch_normalization(call: Call) -> Kernel:
@@ -22,7 +22,7 @@ def batch_normalization(call: Call) -> Kernel:
     if call.opset < 9 and not call.integer("spatial", 1):
         raise Unsupported("spatial=0: statistics for each element")
     if call.integer("training_mode", 0):
-        return _always_training(epsilon, call.real("momentum", 0.9))
+        return _always_training(call, epsilon, call.real("momentum", 0.9))
     if call.outputs > 1:
         raise Unsupported("the statistics of the batch as outputs")
 
@@ -33,16 +33,13 @@ def batch_normalization(call: Call) -> Kernel:
     return kernel
 
 
-def _always_training(epsilon: float, momentum: float) -> Kernel:
-    def kernel(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> tuple[Tensor, ...]:
+def _always_training(call: Call, epsilon: float, momentum: float) -> Kernel:
+    def kernel(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         axes = (0, *range(2, x.dim()))
         batch_var, batch_mean = torch.var_mean(x.to(torch.promote_types(x.dtype, mean.dtype)), axes, unbiased=False)
         y = F.batch_norm(x, None, None, scale, bias, True, 0.0, epsilon)
-        return (
-            y,
-            mean * momentum + batch_mean * (1 - momentum),
-            var * momentum + batch_var * (1 - momentum),
-        )
+        running = (old * momentum + new * (1 - momentum) for old, new in ((mean, batch_mean), (var, batch_var)))
+        return as_listed(call, (y, *running))
 
     return kernel
 
@@ -82,10 +79,10 @@ def layer_normalization(call: Call) -> Kernel:
         y = F.layer_norm(x, shape, None, None, epsilon) * scale
         return y if bias is None else y + bias
 
-    def with_statistics(x: Tensor, scale: Tensor, bias: Tensor = None) -> tuple[Tensor, ...]:
+    def with_statistics(x: Tensor, scale: Tensor, bias: Tensor = None) -> Tensor:
         axes = tuple(range(axis % x.dim(), x.dim()))
         var, mean = torch.var_mean(x, axes, unbiased=False, keepdim=True)
-        return normalize(x, scale, bias), mean, torch.rsqrt(var + epsilon)
+        return as_listed(call, (normalize(x, scale, bias), mean, torch.rsqrt(var + epsilon)))
 
     return with_statistics if call.outputs > 1 else normalize
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from lpcc.train.operators.call import Call, Kernel, Lowering, Tensor
+from lpcc.train.operators.call import Call, Kernel, Lowering, Tensor, as_listed
 
 
 def top_k(call: Call) -> Kernel:
@@ -14,10 +14,10 @@ def top_k(call: Call) -> Kernel:
     axis, greatest = call.integer("axis", -1), bool(call.integer("largest", 1))
     stated = call.attrs.get("k")
 
-    def kernel(x: Tensor, k: Tensor = None) -> tuple[Tensor, Tensor]:
+    def kernel(x: Tensor, k: Tensor = None) -> Tensor:
         count = int(k.item()) if stated is None else int(stated)
         values, places = torch.sort(x, dim=axis, descending=greatest, stable=True)
-        return values.narrow(axis, 0, count), places.narrow(axis, 0, count)
+        return as_listed(call, (values.narrow(axis, 0, count), places.narrow(axis, 0, count)))
 
     return kernel
 
@@ -110,8 +110,7 @@ def unique(call: Call) -> Kernel:
             order = first.argsort()
             rank = torch.empty_like(order).scatter(0, order, torch.arange(order.numel(), device=x.device))
             values, first, counts, inverse = values.index_select(at, order), first[order], counts[order], rank[inverse]
-        found = (values, first, inverse, counts)
-        return found if call.outputs > 1 else values
+        return as_listed(call, (values, first, inverse, counts))
 
     return kernel
 
