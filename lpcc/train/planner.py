@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import onnx.defs
 import onnx_graphsurgeon as gs
 import torch
 
@@ -303,8 +304,10 @@ class Planner:
         return True
 
     def _lower(self, node: gs.Node, *, trained: bool) -> Kernel:
+        call = self._call(node)
         try:
-            return lower(self._call(node))
+            kernel = lower(call)
+            return _first(kernel) if len(node.outputs) == 1 and _may_give_several(call) else kernel
         except Unsupported as why:
             if trained and edit.op(node) not in _NO_GRADIENT and any(map(_carries, node.outputs)):
                 raise ModelError(
@@ -386,6 +389,24 @@ class Planner:
             outer.append(extra.index(key))
         empty = tuple(nothing(None if t.dtype is None else np.dtype(t.dtype), t.shape) for t in graph.outputs)
         return Body(scope.finish(first, results), tuple(outer), empty)
+
+
+def _may_give_several(call: Call) -> bool:
+    """Whether an operator has results that this node does not ask for."""
+    try:
+        return bool(onnx.defs.get_schema(call.op, call.opset, call.domain).max_output > 1)
+    except onnx.defs.SchemaError:
+        return False
+
+
+def _first(kernel: Kernel) -> Kernel:
+    """The kernel, giving its first result where it gives several."""
+
+    def first(*inputs: Any) -> Any:
+        result = kernel(*inputs)
+        return result[0] if isinstance(result, tuple) else result
+
+    return first
 
 
 def _named(node: gs.Node) -> str:
