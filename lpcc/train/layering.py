@@ -80,6 +80,7 @@ _FINISHES = frozenset(
     }
 )
 """What a layer has after its weights; a layer ends behind it."""
+_JOINS = frozenset({"Add", "Concat", "Sum"})
 _SHIFTS = frozenset({"Add", "Div", "Mul", "Sub"})
 """These too, with a constant."""
 
@@ -95,6 +96,8 @@ class Layer:
     """How many operators with weights there are on the longest way to it."""
     cut: bool
     """Whether all that the network makes of its input passes here: sums of residual networks, not their branches."""
+    joins: bool = False
+    """Whether it adds or concatenates what several layers made."""
 
 
 def layers(graph: gs.Graph) -> list[Layer]:
@@ -106,6 +109,7 @@ def layers(graph: gs.Graph) -> list[Layer]:
     data = {id(t) for t in graph.inputs if getattr(t, "default", None) is None}
     depth: dict[int, int] = {}
     axis: dict[int, int] = {}
+    joins: set[int] = set()
     for node in graph.nodes:
         op = edit.op(node)
         read = [t for t in _reads(node) if id(t) in data]
@@ -113,10 +117,14 @@ def layers(graph: gs.Graph) -> list[Layer]:
             continue
         parameters = op in _WEIGHTED and any(id(t) not in data for t in node.inputs if t.name)
         channels = _axis(node, axis)
+        joined = len({id(t) for t in read}) > 1 and op in _JOINS
+        joined = joined or (op in _FINISHES | _SHIFTS and any(id(t) in joins for t in read))
         for tensor in node.outputs:
             data.add(id(tensor))
             depth[id(tensor)] = max(depth.get(id(t), 0) for t in read) + parameters
             axis[id(tensor)] = channels
+            if joined:
+                joins.add(id(tensor))
     after = _weights_after(graph, data)
     cuts = _cuts(graph, data)
     found = []
@@ -126,7 +134,8 @@ def layers(graph: gs.Graph) -> list[Layer]:
                 continue
             if edit.op(node) in _MOVES | _POOLS or edit.subgraphs(node) or _goes_on(tensor):
                 continue
-            found.append(Layer(tensor.name, axis[id(tensor)], depth[id(tensor)], id(tensor) in cuts))
+            place = id(tensor)
+            found.append(Layer(tensor.name, axis[place], depth[place], place in cuts, place in joins))
     return found
 
 
@@ -165,8 +174,8 @@ def _axis(node: gs.Node, known: dict[int, int]) -> int:
     axis = next((known[id(t)] for t in node.inputs if id(t) in known), 1)
     perm = edit.attr(node, "perm")
     if op == "Transpose" and perm is not None and -len(perm) <= axis < len(perm):
-        return list(perm).index(axis % len(perm))
-    return axis
+        return list(perm).index(axis % len(perm)) or 1  # 0 is the samples', or about to be reshaped
+    return 1 if op == "Reshape" and axis >= 0 else axis
 
 
 def _weights_after(graph: gs.Graph, data: set[int]) -> dict[int, int]:

@@ -1,7 +1,7 @@
 """Which layers of a student learn from which of its teacher: found by name, place, size and likeness, or given.
 
-Compared are the ends of stages, which are the last layers of each size of feature maps; in residual networks the sums,
-through which everything passes. A student's ends are laid along the teacher's layers so that depth grows in both,
+Compared are the ends of stages: the last layers of each size of feature maps, sums and concatenations before others,
+and those that all else passes. A student's ends are laid along the teacher's layers so that depth grows in both,
 which dynamic programming does with the highest total score. The score of two layers adds up
 
 * likeness: linear centred kernel alignment of their activations on a batch, 0 to 1, which needs no equal width;
@@ -15,6 +15,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import onnx_graphsurgeon as gs
@@ -248,13 +249,13 @@ def _candidates(network: Network, sample: Mapping[str, Tensor]) -> list[_Candida
 
 
 def _ends(candidates: Sequence[_Candidate]) -> list[_Candidate]:
-    """The last of each run of layers with feature maps of one size."""
-    following: list[_Candidate | None] = [*candidates[1:], None]
-    return [
-        this
-        for this, next_one in zip(candidates, following, strict=False)
-        if next_one is None or next_one.positions != this.positions
-    ]
+    """The last of each run of layers with feature maps of one size; of those that others follow, the last that joins.
+
+    A network of inverted bottlenecks makes its maps smaller within a block: what passes on is the sum before it.
+    """
+    runs = [list(run) for _, run in groupby(candidates, lambda candidate: candidate.positions)]
+    joins = [[candidate for candidate in run if candidate.layer.joins] for run in runs[:-1]]
+    return [(joined or run)[-1] for joined, run in zip([*joins, []], runs, strict=True)] if runs else []
 
 
 def _spread(candidates: Sequence[_Candidate], ends: list[_Candidate], limit: int) -> list[_Candidate]:
