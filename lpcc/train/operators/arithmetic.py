@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 
 from lpcc.train.operators.call import Call, Kernel, Lowering, Tensor, Unsupported, always
@@ -15,33 +17,41 @@ def binary(function: Callable[[Tensor, Tensor], Tensor]) -> Lowering:
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         if a.device != b.device:
             a, b = (a.to(b.device), b) if a.device.type == "cpu" else (a, b.to(a.device))
-        try:
-            return function(a, b)
-        except NotImplementedError:
-            return _wider(function, a, b)
+        return function(a, b)
 
     return always(kernel)
 
 
-def _wider(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
-    """`function` in 64 bits, for unsigned integers of 16 and 32, with which torch does not compute."""
-    dtype = tensors[0].dtype
-    if dtype not in (torch.uint16, torch.uint32):
-        raise Unsupported(f"torch does not compute this with {str(dtype).removeprefix('torch.')}")
-    found = function(*[tensor.to(torch.int64) for tensor in tensors])
-    return found.to(dtype) if found.dtype == torch.int64 else found
+def bitwise(function: Callable[..., Tensor]) -> Lowering:
+    """An operator of the bits of integers: those of at most 16 bits, which are held as reals, become integers here."""
+
+    def lowering(call: Call) -> Kernel:
+        known = call.types[0] if call.types else None
+        dtype = None if known is None else np.dtype(known)
+
+        def kernel(*tensors: Tensor) -> Tensor:
+            if not tensors[0].is_floating_point():
+                return function(*tensors)
+            if dtype is None:
+                raise Unsupported("the type of the integers is unknown")
+            found = function(*[tensor.to(torch.int64) for tensor in tensors])
+            return wrapped(found, dtype).to(tensors[0].dtype)
+
+        return kernel
+
+    return lowering
 
 
-def unary(function: Callable[[Tensor], Tensor]) -> Lowering:
-    """An operator of one tensor."""
+def wrapped(x: Tensor, dtype: np.dtype[Any]) -> Tensor:
+    """Integers brought into the range of a type of at most 16 bits, as overflow brings them there."""
+    low, high = integer_range(dtype)
+    return (x - low) % (high - low + 1) + low
 
-    def kernel(x: Tensor) -> Tensor:
-        try:
-            return function(x)
-        except NotImplementedError:
-            return _wider(function, x)
 
-    return always(kernel)
+def integer_range(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Least and greatest integer of a type, those of less than a byte included."""
+    bits = int(dtype.name.removeprefix("u").removeprefix("int"))
+    return (0, 2**bits - 1) if dtype.name.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
 def folded(function: Callable[[Tensor, Tensor], Tensor]) -> Lowering:
@@ -65,9 +75,14 @@ def mean(*tensors: Tensor) -> Tensor:
     return found / len(tensors)
 
 
-def divide(a: Tensor, b: Tensor) -> Tensor:
+def divide(call: Call) -> Kernel:
     """`a / b`; of integers the quotient is cut towards zero."""
-    return torch.div(a, b) if a.is_floating_point() else torch.div(a, b, rounding_mode="trunc")
+    held = bool(call.types) and call.types[0] is not None and "int" in np.dtype(call.types[0]).name
+
+    def quotient(a: Tensor, b: Tensor) -> Tensor:
+        return torch.div(a, b, rounding_mode="trunc" if held or not a.is_floating_point() else None)
+
+    return binary(quotient)(call)
 
 
 def power(a: Tensor, b: Tensor) -> Tensor:
@@ -91,18 +106,17 @@ def mod(call: Call) -> Kernel:
 def bit_shift(call: Call) -> Kernel:
     """The bits of a, b places to the left or right; from the left the sign comes in. No count is too large."""
     left = call.text("direction", "LEFT") == "LEFT"
+    known = call.types[0] if call.types else None
+    bits = 64 if known is None else 8 * np.dtype(known).itemsize
 
     def shift(a: Tensor, b: Tensor) -> Tensor:
-        bits, signed = 8 * a.element_size(), a.dtype.is_signed
-        if not signed and bits == 64:
-            raise Unsupported("torch does not compute this with uint64")
         wide, places = a.to(torch.int64), b.to(torch.int64)
         beyond = (places < 0) | (places >= bits)
         if left:
             return torch.where(beyond, 0, wide << places.clamp(0, 63)).to(a.dtype)
         return (wide >> torch.where(beyond, 63, places)).to(a.dtype)
 
-    return binary(shift)(call)
+    return bitwise(shift)(call)
 
 
 def cum_sum(call: Call) -> Kernel:
@@ -155,17 +169,17 @@ STANDARD: Mapping[str, Lowering] = {
     "Atan": always(torch.atan),
     "Atanh": always(torch.atanh),
     "BitShift": bit_shift,
-    "BitwiseAnd": binary(torch.bitwise_and),
-    "BitwiseNot": unary(torch.bitwise_not),
-    "BitwiseOr": binary(torch.bitwise_or),
-    "BitwiseXor": binary(torch.bitwise_xor),
+    "BitwiseAnd": bitwise(torch.bitwise_and),
+    "BitwiseNot": bitwise(torch.bitwise_not),
+    "BitwiseOr": bitwise(torch.bitwise_or),
+    "BitwiseXor": bitwise(torch.bitwise_xor),
     "Ceil": always(torch.ceil),
     "Cos": always(torch.cos),
     "Cosh": always(torch.cosh),
     "CumProd": cum_prod,
     "CumSum": cum_sum,
     "Det": always(determinant),
-    "Div": binary(divide),
+    "Div": divide,
     "Erf": always(torch.erf),
     "Exp": always(torch.exp),
     "Floor": always(torch.floor),

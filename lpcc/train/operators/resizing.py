@@ -69,13 +69,9 @@ class Sampling:
     def nearest(self, axis: Axis) -> np.ndarray[Any, Any]:
         """The one element of the input for each of the output."""
         places = self.places(axis)
-        rounded = {
-            "round_prefer_floor": lambda: np.ceil(places - _F(0.5)),
-            "round_prefer_ceil": lambda: np.floor(places + _F(0.5)),
-            "floor": lambda: np.floor(places),
-            "ceil": lambda: np.ceil(places),
-        }[self.rounding]()
-        return np.clip(rounded, 0, axis.size - 1).astype(np.int64)
+        rounded = {"round_prefer_floor": np.ceil(places - _F(0.5)), "round_prefer_ceil": np.floor(places + _F(0.5))}
+        rounded |= {"floor": np.floor(places), "ceil": np.ceil(places)}
+        return np.clip(rounded[self.rounding], 0, axis.size - 1).astype(np.int64)
 
     def matrix(self, axis: Axis) -> np.ndarray[Any, Any]:
         """The weights (to, size) of all elements of the input in each of the output."""

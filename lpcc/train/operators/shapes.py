@@ -3,47 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+import onnx
+import onnx.helper
 import torch
 
+from lpcc.train import tensors
+from lpcc.train.operators.arithmetic import wrapped
 from lpcc.train.operators.call import Call, Kernel, Lowering, Tensor, Unsupported, always
-
-_TYPES: Mapping[int, Tensor] = {
-    1: torch.float32,
-    2: torch.uint8,
-    3: torch.int8,
-    4: torch.uint16,
-    5: torch.int16,
-    6: torch.int32,
-    7: torch.int64,
-    9: torch.bool,
-    10: torch.float16,
-    11: torch.float64,
-    12: torch.uint32,
-    13: torch.uint64,
-    14: torch.complex64,
-    15: torch.complex128,
-    16: torch.bfloat16,
-}
-_NAMES = {8: "string", 17: "float8e4m3fn", 18: "float8e4m3fnuz", 19: "float8e5m2", 20: "float8e5m2fnuz", 21: "uint4"}
-_NAMES |= {22: "int4", 23: "float4e2m1", 24: "float8e8m0", 25: "uint2", 26: "int2"}
 
 
 def torch_type(onnx_type: int) -> Tensor:
-    """The torch type of an ONNX element type. Raises Unsupported where torch has none that it can compute with."""
-    try:
-        return _TYPES[onnx_type]
-    except KeyError:
-        raise Unsupported(f"torch does not compute with type {_NAMES.get(onnx_type, onnx_type)}") from None
+    """The torch type that holds an ONNX element type. Raises Unsupported where torch cannot compute with it.
+
+    Integers of at most 16 bits are held as float32, unsigned ones of more as int64.
+    """
+    return tensor_of(np.empty(0, _numpy_type(onnx_type))).dtype
 
 
-def tensor_of(array: np.ndarray) -> Tensor:
-    """A tensor with a copy of an array's values, on the CPU."""
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.astype(np.float32)).to(torch.bfloat16)
+def _numpy_type(onnx_type: int) -> np.dtype[Any]:
+    return _computable(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(onnx_type)))
+
+
+def _computable(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type itself. Raises Unsupported for strings, complex numbers and reals of a byte or less."""
+    if dtype.kind in "cOSUT" or (dtype.name.startswith("float") and dtype.itemsize == 1):
+        raise Unsupported(f"torch does not compute with type {dtype}")
+    return dtype
+
+
+def tensor_of(array: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor with a copy of an array's values, on the CPU. Raises Unsupported where torch has no such type."""
     try:
-        return torch.from_numpy(np.array(array))
+        return tensors.tensor_of(array)
     except TypeError:
         raise Unsupported(f"torch does not compute with type {array.dtype}") from None
 
@@ -57,7 +51,7 @@ def constant(call: Call) -> Kernel:
     return lambda: value
 
 
-def _listed(call: Call) -> np.ndarray:
+def _listed(call: Call) -> np.ndarray[Any, Any]:
     if call.attrs.get("value_float") is not None:
         return np.array(call.attrs["value_float"], np.float32)
     if call.attrs.get("value_int") is not None:
@@ -97,20 +91,39 @@ def range_(start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
 
 
 def cast(call: Call) -> Kernel:
-    """The values in another type: to integers cut towards zero, to bool whether not zero."""
-    to = torch_type(call.integer("to", 1))
-    if to.is_complex:
-        raise Unsupported("casts to complex numbers")
-    return lambda x: x.to(to)
+    """The values in another type: to integers cut towards zero, to bool whether not zero.
+
+    Integers of at most 16 bits wrap round. They are held as reals, and the gradient passes straight through.
+    """
+    return _cast_to(_numpy_type(call.integer("to", 1)))
 
 
-def cast_like(x: Tensor, like: Tensor) -> Tensor:
+def _cast_to(dtype: np.dtype[Any]) -> Kernel:
+    to = tensor_of(np.empty(0, dtype)).dtype
+    if not tensors.is_narrow(dtype):
+        return lambda x: x.to(to)
+
+    def kernel(x: Tensor) -> Tensor:
+        found = wrapped(x.detach().to(torch.float64).trunc(), dtype).to(to)
+        return found + (x - x.detach()) if x.requires_grad else found
+
+    return kernel
+
+
+def cast_like(call: Call) -> Kernel:
     """The values in the type of another tensor."""
-    return x.to(like.dtype)
+    known = call.types[1] if len(call.types) > 1 else None
+    if known is not None:
+        kernel = _cast_to(_computable(np.dtype(known)))
+        return lambda x, _: kernel(x)
+    return lambda x, like: x.to(like.dtype)
 
 
 def bit_cast(call: Call) -> Kernel:
     """The bits as another type of the same width."""
+    dtype, known = _numpy_type(call.integer("to", 1)), call.types[0] if call.types else None
+    if any(tensors.is_narrow(each) or each == np.uint32 for each in (dtype, known) if each is not None):
+        raise Unsupported("the bits of integers that are held in another type")
     to = torch_type(call.integer("to", 1))
     return lambda x: x.view(to)
 
@@ -136,7 +149,7 @@ def non_zero(x: Tensor) -> Tensor:
 STANDARD: Mapping[str, Lowering] = {
     "BitCast": bit_cast,
     "Cast": cast,
-    "CastLike": always(cast_like),
+    "CastLike": cast_like,
     "Constant": constant,
     "ConstantOfShape": constant_of_shape,
     "EyeLike": eye_like,
