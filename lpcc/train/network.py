@@ -68,7 +68,8 @@ class Network(nn.Module):
         self._latents: dict[str, Latent] = {} if frozen else latents_of(self._graph, float_graph)
         self._device: list[Any] = [torch.device("cpu")]
         self._held = nn.Module()  # a child of its own: tensors may be called `forward`
-        self._latent_modules = nn.ModuleList(self._latents.values())
+        # One latent may stand behind several tensors, as a scale does that was written more than once.
+        self._latent_modules = nn.ModuleList({id(latent): latent for latent in self._latents.values()}.values())
         self._homes: dict[tuple[str, str], str] = {}
         self._host: dict[str, Tensor] = {}
         self._plans: dict[tuple[str, ...], _Ready] = {}
@@ -109,6 +110,7 @@ class Network(nn.Module):
     def _given(self, ready: _Ready, feeds: Mapping[str, Tensor]) -> list[Any]:
         """Values that a plan starts from."""
         given: list[Any] = []
+        computed: dict[int, Tensor] = {}
         for kind, name, home, dtype in ready.sources:
             if kind == PARAMETER:
                 value = self._held._parameters[home]
@@ -118,7 +120,10 @@ class Network(nn.Module):
             elif kind == FEED:
                 given.append(self._feed(name, home, feeds))
             elif kind == LATENT:
-                given.append(self._latents[name]())
+                latent = self._latents[name]
+                if id(latent) not in computed:
+                    computed[id(latent)] = latent()
+                given.append(computed[id(latent)])
             else:
                 given.append(self._host[home])
         return given
@@ -156,8 +161,8 @@ class Network(nn.Module):
     # Holding
 
     def _hold_weights(self) -> None:
-        """Make parameters of the trained constants and collect those of the latents."""
-        self.weights, self.others = {}, {}
+        """Make parameters of the trained constants."""
+        self._decays: dict[str, bool] = {}
         found = {} if self.frozen else weights(self._graph, self._places, self._latents)
         for name, weight in found.items():
             start = tensor_of(weight.place.values)
@@ -165,8 +170,15 @@ class Network(nn.Module):
             parameter = nn.Parameter(start if start.dtype.itemsize > 2 else start.float())
             self._homes[PARAMETER, name] = home = f"p{len(self._homes)}:{name.replace('.', '/')}"
             self._held.register_parameter(home, parameter)
-            (self.weights if weight.decays else self.others)[name] = parameter
-        self._parameters_by_name = {**self.weights, **self.others}
+            self._decays[name] = weight.decays
+        self._collect()
+
+    def _collect(self) -> None:
+        """Name the parameters, those of the latents among them."""
+        parameters = {name: self._held._parameters[self._homes[PARAMETER, name]] for name in self._decays}
+        self._parameters_by_name = parameters
+        self.weights = {name: parameter for name, parameter in parameters.items() if self._decays[name]}
+        self.others = {name: parameter for name, parameter in parameters.items() if not self._decays[name]}
         for latent in self._latents.values():
             self.weights.update(latent.weights)
             self.others.update(latent.others)
@@ -185,6 +197,7 @@ class Network(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         applied = super()._apply(fn, recurse)
         self._device[0] = self._where.device
+        self._collect()  # torch makes new parameters for some devices
         return applied
 
     def train(self, mode: bool = True) -> Any:

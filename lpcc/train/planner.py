@@ -62,6 +62,9 @@ HOST_INPUTS: Mapping[str, tuple[int, ...]] = {
 }
 """Inputs that are sizes, axes, counts and conditions rather than data."""
 
+_SCALARS: Mapping[str, tuple[int, ...]] = {"Clip": (1, 2), "Gather": (1,), "Pow": (1,)}
+"""Inputs that are better given as numbers than as tensors where they are constants of one number."""
+
 _HOST_RESULTS = frozenset(("Shape", "Size"))
 
 _NO_GRADIENT = frozenset(
@@ -233,6 +236,10 @@ class Planner:
         known = self._known.get(id(tensor))
         return id(tensor) in self._places or (known is not None and known.constant is not None)
 
+    def _is_scalar(self, tensor: gs.Tensor) -> bool:
+        constant = self._of(tensor).constant
+        return constant is not None and constant.dim() == 0
+
     # Steps
 
     def _operand(self, tensor: gs.Tensor, host: bool | None, scope: _Scope) -> int:
@@ -276,6 +283,7 @@ class Planner:
         sizes = HOST_INPUTS.get(op, ())
         data = [i for i, tensor in enumerate(node.inputs) if tensor.name and i not in sizes]
         host = all(self._of(node.inputs[i]).host or self._of(node.inputs[i]).constant is not None for i in data)
+        sizes = (*sizes, *(i for i in _SCALARS.get(op, ()) if i in data and self._is_scalar(node.inputs[i])))
         inputs = [self._operand(tensor, host or i in sizes, scope) for i, tensor in enumerate(node.inputs)]
         self._write(node, kernel, inputs, scope, trained=trained, host=host or op in _HOST_RESULTS)
 

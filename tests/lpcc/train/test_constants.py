@@ -23,7 +23,7 @@ g (float[2,2] x, bool flag) => (float[2,2] y, float[2,2] w) <float[2,2] w, int8[
     b = Add(a, d)
     y = If(flag) <
         then_branch = g1 () => (float[2,2] t) <float[2,2] k = {1,2,3,4}> { t = MatMul(b, k) },
-        else_branch = g2 () => (float[2,2] f) <float[2,2] k = {5,6,7,8}> { u = MatMul(b, w) e = Add(u, k) f = Add(e, c) }
+        else_branch = g2 () => (float[2,2] f) <float[2,2] k = {5,6,7,8}> { u = MatMul(b, w) e = Add(u, k) f=Add(e, c) }
     >
 }
 """
