@@ -40,7 +40,7 @@ class Identity:
     @classmethod
     def of(cls, student: Any, teacher: Any, objective: Any, data: str, recipe: Recipe, device: str) -> Identity:
         """The identity of a training before its first step."""
-        losses = f"{objective!r} {digest(objective)} {objective.student_taps} {objective.teacher_taps}"
+        losses = f"{objective} {digest(objective)} {objective.student_taps} {objective.teacher_taps}"
         mine = digest(student, " ".join([*student.weights, *student.others]))
         return cls(mine, digest(teacher), losses, data, recipe.to_json(), device)
 

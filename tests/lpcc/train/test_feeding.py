@@ -116,7 +116,7 @@ def test_samples_of_different_size_are_one_line(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "feeds_of_two_sizes.py").write_text(
         "import numpy as np\n"
         "def images():\n"
-        "    for size in (16, 16, 20):\n"
+        "    for size in (16, 20, 20):\n"
         "        yield {'x': np.zeros((1, 3, size, size), np.float32)}\n"
     )
     monkeypatch.chdir(tmp_path)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_warm_up_in_a_line_then_half_a_cosine_to_zero() -> None:
     assert rates[55] == pytest.approx(0.4)
     assert rates[99] == pytest.approx(0.4 * (1 + math.cos(math.pi * 89 / 90)))
     assert 0 < rates[99] < 0.001
-    assert all(a > b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[10:]))
 
 
 def test_constant_after_the_warm_up() -> None:
