@@ -3,11 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lpcc.errors import UsageError
+from lpcc.train.recipe import Recipe
+
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
-from lpcc.errors import UsageError
-from lpcc.train.augment import Augment, layout_of, moved, pasted
-from lpcc.train.recipe import Recipe
+from lpcc.train.augment import Augment, layout_of, moved, pasted  # noqa: E402
 
 Tensor = torch.Tensor
 

@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
-from lpcc.train.average import Average, restore, state_of
+from lpcc.train.average import Average, restore, state_of  # noqa: E402
 
 
 class Module(torch.nn.Module):  # type: ignore[misc]

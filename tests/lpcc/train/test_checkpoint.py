@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from lpcc.errors import UsageError
+from lpcc.train.recipe import Recipe
+
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
-from lpcc.errors import UsageError
-from lpcc.train.checkpoint import Checkpoint, Identity, digest
-from lpcc.train.recipe import Recipe
+from lpcc.train.checkpoint import Checkpoint, Identity, digest  # noqa: E402
 
 
 def identity(**others: Any) -> Identity:

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-pytest.importorskip("torch", reason="the training extra is not installed")
-
 from lpcc.data import Dataset, TensorSpec
 from lpcc.errors import DataError
 from lpcc.train.feeding import Supply, read_ahead

@@ -3,10 +3,6 @@ from __future__ import annotations
 import json
 import math
 
-import pytest
-
-pytest.importorskip("torch", reason="the training extra is not installed")
-
 from lpcc.train.history import Epoch, History, amount
 
 

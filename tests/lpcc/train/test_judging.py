@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the training extra is not installed")
-
 from lpcc.data.source import Block
 from lpcc.errors import DataError, UsageError
-from lpcc.train.judging import Judge, Run, Verdict
 from lpcc.train.recipe import Recipe
-from lpcc.train.running import Device, Part
+
+torch = pytest.importorskip("torch", reason="the training extra is not installed")
+
+from lpcc.train.judging import Judge, Run, Verdict  # noqa: E402
+from lpcc.train.running import Device, Part  # noqa: E402
 
 ROWS = np.eye(5, dtype=np.float32)[[0, 1, 2, 3, 4, 0, 1]]
 """Class scores: what a perfect student would say."""

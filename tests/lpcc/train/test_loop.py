@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the training extra is not installed")
-
 from lpcc.data import Dataset, TensorSpec
 from lpcc.errors import DataError, ModelError, UsageError
 from lpcc.train.history import History
-from lpcc.train.loop import fit
 from lpcc.train.recipe import Recipe
+
+torch = pytest.importorskip("torch", reason="the training extra is not installed")
+
+from lpcc.train.loop import fit  # noqa: E402
 
 Tensor = torch.Tensor
 Values = Mapping[str, Tensor]

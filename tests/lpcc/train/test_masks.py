@@ -5,7 +5,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
-from lpcc.train.masks import Masks, mask_of
+from lpcc.train.masks import Masks, mask_of  # noqa: E402
 
 Tensor = torch.Tensor
 

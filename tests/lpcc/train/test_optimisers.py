@@ -4,11 +4,12 @@ from typing import Any
 
 import pytest
 
+from lpcc.errors import ModelError
+from lpcc.train.recipe import Recipe
+
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
-from lpcc.errors import ModelError
-from lpcc.train.optimisers import groups_of, optimiser_of, step_of
-from lpcc.train.recipe import Recipe
+from lpcc.train.optimisers import groups_of, optimiser_of, step_of  # noqa: E402
 
 
 def parameter(*values: float) -> Any:

@@ -5,8 +5,6 @@ from dataclasses import dataclass, fields
 
 import pytest
 
-pytest.importorskip("torch", reason="the training extra is not installed")
-
 from lpcc.errors import UsageError
 from lpcc.train.recipe import Recipe
 

@@ -17,13 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch", reason="the training extra is not installed")
-
 from lpcc.data import Dataset
 from lpcc.errors import UsageError
 from lpcc.train.history import History
-from lpcc.train.loop import fit
 from lpcc.train.recipe import Recipe
+
+torch = pytest.importorskip("torch", reason="the training extra is not installed")
+
+from lpcc.train.loop import fit  # noqa: E402
 
 Tensor = torch.Tensor
 Values = Mapping[str, Tensor]
@@ -167,7 +168,7 @@ def test_killed_in_the_middle_of_epochs_it_ends_with_the_same_bytes(tmp_path: Pa
     assert list(tmp_path.iterdir()) == [path]  # nothing half written is left
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
@@ -178,7 +179,7 @@ def stopped_after(calls: int) -> Callable[[], None]:
         nonlocal left
         left -= 1
         if left < 0:
-            raise Stop
+            raise StopError
 
     return on_step
 
@@ -189,7 +190,7 @@ def test_stopped_at_any_step_it_ends_with_the_same_bytes(tmp_path: Path, recipe:
     path = tmp_path / "run.ckpt"
     expected, history = training(recipe)
     assert history.best > 0
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         training(recipe, stopped_after(after), checkpoint=path, every=0)
     found, again = training(recipe, checkpoint=path, resume=True, every=1000)
     assert found == expected
@@ -199,7 +200,7 @@ def test_stopped_at_any_step_it_ends_with_the_same_bytes(tmp_path: Path, recipe:
 def test_a_checkpoint_of_long_ago_is_good_too(tmp_path: Path) -> None:
     """Steps that were taken after it are taken again."""
     path = tmp_path / "run.ckpt"
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         training(KEPT, stopped_after(70), checkpoint=path, every=1000)  # written at the ends of epochs alone
     assert torch.load(path, weights_only=True)["content"]["step"] == 0
     assert training(KEPT, checkpoint=path, resume=True)[0] == training(KEPT)[0]
@@ -216,13 +217,13 @@ def test_a_training_that_has_ended_gives_its_result_at_once(tmp_path: Path) -> N
 def test_without_resume_it_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "run.ckpt"
     training(KEPT, checkpoint=path)
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         training(KEPT, stopped_after(5), checkpoint=path)
 
 
 def test_it_goes_on_with_the_threads_that_it_began_with(tmp_path: Path) -> None:
     path = tmp_path / "run.ckpt"
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         training(KEPT, stopped_after(40), checkpoint=path, every=0)
     torch.set_num_threads(2)
     seen = set()

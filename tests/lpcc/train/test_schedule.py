@@ -5,8 +5,6 @@ from itertools import pairwise
 
 import pytest
 
-pytest.importorskip("torch", reason="the training extra is not installed")
-
 from lpcc.train.recipe import Recipe
 from lpcc.train.schedule import Schedule
 
