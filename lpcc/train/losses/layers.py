@@ -121,6 +121,7 @@ class Hints(LayerLoss):
     """
 
     name: ClassVar[str] = "hint"
+    weight: ClassVar[float] = 20.0
 
     def between(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The squared error relative to the teacher's energy."""
@@ -144,6 +145,7 @@ class Features(LayerLoss):
     """
 
     name: ClassVar[str] = "features"
+    weight: ClassVar[float] = 20.0
 
     def between(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The squared error relative to the teacher's energy."""
@@ -173,6 +175,7 @@ class Attention(LayerLoss):
     """
 
     name: ClassVar[str] = "attention"
+    weight: ClassVar[float] = 10.0
     power: Annotated[float, Range(1, 8)] = 2.0
     """p: more weighs the strongest channels more."""
 

@@ -20,13 +20,14 @@ class Order(LayerLoss):
     With the neurons of a layer (channels, averaged over their positions) in the order in which the teacher activates
     them, a(1) >= a(2) >= ..., each is compared with those 1, 2, 4, 8, ... places below it:
 
-        L = mean_pairs mean_samples mean_{k, i} max(0, min(m, t_a(i) - t_a(i+k)) - (s_a(i) - s_a(i+k)))^2 / m^2
+        L = mean_pairs mean_samples mean_{k, i} max(0, min(m, t_a(i) - t_a(i+k)) - (s_a(i) - s_a(i+k)))^2
 
     where t and s are the activations of teacher and student, each brought to mean 0 and standard deviation 1 over the
     neurons of a sample. So scale and offset are free, and so is the distance between two neurons as soon as it exceeds
     the margin m; where the teacher tells two neurons hardly apart, they only must not change places. The loss is zero
-    where the order is the teacher's by that margin, and about 1 or more where it is not kept at all. Neighbours alone
-    determine an order; those further away make it known in O(n log n) comparisons where all pairs would be O(n^2).
+    where the order is the teacher's by that margin, and between 1 and 2 where the two have nothing in common.
+    Neighbours alone determine an order; those further away make it known in O(n log n) comparisons where all pairs
+    would be O(n^2).
 
     Neither a softmax nor an equal structure is needed: where the widths differ, a regressor (that of `hint`) carries
     the student's neurons to the teacher's, and is thrown away. Layers of one neuron have no order and cost nothing.
@@ -37,6 +38,7 @@ class Order(LayerLoss):
     """
 
     name: ClassVar[str] = "order"
+    weight: ClassVar[float] = 10.0
     margin: Annotated[float, Range(0.01, 4)] = 0.5
     """m, in standard deviations of the activations of a sample."""
 
@@ -52,7 +54,7 @@ class Order(LayerLoss):
             loss = loss + short.square().sum()
             comparisons += short.numel()
             step *= 2
-        return loss / (max(comparisons, 1) * self.margin**2)
+        return loss / max(comparisons, 1)
 
     def regressed(self, student: Tensor, teacher: Tensor) -> bool:
         """Where the widths differ."""

@@ -144,6 +144,7 @@ class Outputs(OutputLoss):
     """
 
     name: ClassVar[str] = "outputs"
+    weight: ClassVar[float] = 10.0
     suits: ClassVar[frozenset[Kind]] = frozenset(Kind)
 
     def ending(self, ending: Ending, student: Values, teacher: Values, labels: Tensor | None) -> Tensor:  # noqa: ARG002
@@ -170,7 +171,7 @@ class Automatic(Loss):
     * sigmoids of samples (N, C): `kd` on each flag;
     * anything else, such as boxes, depths, images and grids of flags: `outputs`.
 
-    The mean over all of them. An output that is joined from several has the loss of each part.
+    The mean over all of them, each with the weight that is its own. An output that is joined from several has the loss of each part.
     """
 
     name: ClassVar[str] = "auto"
@@ -198,19 +199,22 @@ class Automatic(Loss):
 
 
 class MeanTerm(Term):
-    """The mean over the endings of several terms."""
+    """The mean over the endings of several terms, each with its weight."""
 
     def __init__(self, terms: list[OutputTerm]) -> None:
         super().__init__()
         self.terms = torch.nn.ModuleList(terms)
         self.counts = [len(term.endings) for term in terms]
+        self.weights = [term.loss.weight for term in terms]
         self.student_taps = tuple(tap for term in terms for tap in term.student_taps)
         self.teacher_taps = tuple(tap for term in terms for tap in term.teacher_taps)
 
     def forward(self, student: Values, teacher: Values, labels: Tensor | None) -> Tensor:
-        """Each ending counts the same."""
-        parts = [term(student, teacher, labels) * count for term, count in zip(self.terms, self.counts, strict=True)]
-        return sum(parts) / sum(self.counts)
+        """The mean over the endings."""
+        counted = zip(self.terms, self.counts, self.weights, strict=True)
+        return sum(term(student, teacher, labels) * count * weight for term, count, weight in counted) / sum(
+            self.counts
+        )
 
 
 def _by_probability(ending: Ending, student: Values) -> bool:
