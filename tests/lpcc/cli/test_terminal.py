@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.progress import Progress
 
 from lpcc.cli import terminal
 from lpcc.cli.terminal import Terminal
@@ -63,6 +64,25 @@ def test_a_bar_only_after_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
         step("long work", 1, 2)
         step("unknown length", 1, 0)
     assert "long work" in screen.getvalue()
+
+
+def test_what_stands_behind_a_colon_changes_in_one_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = open_screen(monkeypatch)
+    monkeypatch.setattr(terminal, "_PATIENCE", -1.0)
+    bars: list[str] = []
+    add = Progress.add_task
+
+    def counted(self: Progress, description: str, **options: object) -> object:
+        bars.append(description)
+        return add(self, description, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Progress, "add_task", counted)
+    with Terminal().progress() as step:
+        step("agreement of the original", 0, 0)
+        step("training: epoch 1/2, loss 0.5", 1, 4)
+        step("training: epoch 2/2, loss 0.3", 3, 4)
+    assert bars == ["agreement of the original", "training: epoch 1/2, loss 0.5"]
+    assert "loss 0.3" in screen.getvalue()
 
 
 def test_no_bar_where_quiet_or_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
