@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lpcc.train.operators import Call, Kernel, Unsupported
+from lpcc.train.operators import Call, Kernel
 from lpcc.train.plan import Plan
 from lpcc.train.tensors import is_narrow, tensor_of
 
@@ -74,36 +74,62 @@ def lower_loop(body: Body, inputs: int) -> Kernel:
 
 
 def lower_scan(call: Call, body: Body) -> Kernel:
-    """The kernel of a Scan: a Loop over slices of its last inputs. Raises Unsupported for the form before opset 9."""
-    if call.opset < 9:
-        raise Unsupported("Scan with a batch dimension, before opset 9")
+    """The kernel of a Scan: a Loop over slices of its last inputs. Before opset 9 it scans each sample of a batch.
+
+    Samples of different lengths, which only that old form has, it refuses when it runs.
+    """
+    first = 0 if call.opset >= 9 else 1  # the old form has the lengths of the samples first
     count = call.integer("num_scan_inputs", 1)
-    carried = call.inputs - count
-    results = len(body.plan.results) - carried
-    in_axes = call.integers("scan_input_axes") or [0] * count
-    in_backward = call.integers("scan_input_directions") or [0] * count
-    out_axes = call.integers("scan_output_axes") or [0] * results
-    out_backward = call.integers("scan_output_directions") or [0] * results
+    carried = call.inputs - count - first
+    scan = _Scan(
+        body,
+        carried,
+        call.integers("scan_input_axes") or [0] * count,
+        call.integers("scan_input_directions" if not first else "directions") or [0] * count,
+        call.integers("scan_output_axes") or [0] * (len(body.plan.results) - carried),
+        call.integers("scan_output_directions") or [0] * (len(body.plan.results) - carried),
+    )
 
     def kernel(*given: Any) -> Any:
-        state, captured = list(given[:carried]), given[call.inputs :]
-        slices = [
-            list(tensor.flip(axis).unbind(axis) if backward else tensor.unbind(axis))
-            for tensor, axis, backward in zip(given[carried : call.inputs], in_axes, in_backward, strict=True)
-        ]
-        scans: list[list[Tensor]] = [[] for _ in range(results)]
-        for taken in zip(*slices, strict=True):
-            made = body.run((*state, *taken), captured)
-            state = made[:carried]
-            for scan, value in zip(scans, made[carried:], strict=True):
-                scan.append(value)
-        stacked = [
-            _stacked(scan[::-1] if backward else scan, empty, axis)
-            for scan, empty, axis, backward in zip(scans, body.empty[carried:], out_axes, out_backward, strict=True)
-        ]
-        return (state + stacked)[0] if len(state) + results == 1 else state + stacked
+        captured = given[call.inputs :]
+        if first == 0:
+            results = scan.run(given[: call.inputs], captured)
+        elif given[0] is not None:
+            raise ValueError("the samples have lengths of their own")
+        else:
+            samples = [scan.run(sample, captured) for sample in zip(*given[1 : call.inputs], strict=True)]
+            results = [torch.stack(values) for values in zip(*samples, strict=True)]
+        return results[0] if len(results) == 1 else results
 
     return kernel
+
+
+@dataclass(frozen=True)
+class _Scan:
+    """What a Scan is told by its attributes: axes to slice and stack along, and which of them are walked backwards."""
+
+    body: Body
+    carried: int
+    in_axes: Sequence[int]
+    in_backward: Sequence[int]
+    out_axes: Sequence[int]
+    out_backward: Sequence[int]
+
+    def run(self, given: Sequence[Tensor], captured: Sequence[Any]) -> list[Tensor]:
+        """The carried values after the last slice, then what all slices gave."""
+        state = list(given[: self.carried])
+        slices = [
+            (tensor.flip(axis) if backward else tensor).unbind(axis)
+            for tensor, axis, backward in zip(given[self.carried :], self.in_axes, self.in_backward, strict=True)
+        ]
+        scans: list[list[Tensor]] = [[] for _ in self.out_axes]
+        for taken in zip(*slices, strict=True):
+            made = self.body.run((*state, *taken), captured)
+            state = made[: self.carried]
+            for scan, value in zip(scans, made[self.carried :], strict=True):
+                scan.append(value)
+        ends = zip(scans, self.body.empty[self.carried :], self.out_axes, self.out_backward, strict=True)
+        return state + [_stacked(scan[::-1] if back else scan, empty, axis) for scan, empty, axis, back in ends]
 
 
 def _stacked(values: list[Tensor], empty: Tensor, axis: int = 0) -> Tensor:

@@ -20,6 +20,8 @@ from lpcc.train.tensors import array_of, tensor_of
 Array = np.ndarray[Any, Any]
 Tensor = Any
 
+_IR = 10  # nothing that a model of one node needs came later
+
 
 def island(node: gs.Node, graph: gs.Graph, constants: Sequence[Array | None]) -> Kernel:
     """A kernel that runs one node in onnxruntime. Results are on the CPU.
@@ -83,10 +85,20 @@ def _model(node: gs.Node, graph: gs.Graph, constants: Sequence[Array | None], ty
         nodes=[alone],
         inputs=[inputs[index] for index in types],
         outputs=[tensor for tensor in outputs if tensor.name],
-        opset=graph.opset,
+        opset=_since(node, int(graph.opset)),
         import_domains=graph.import_domains,
     )
-    return to_proto(made)
+    model = to_proto(made)
+    model.ir_version = min(model.ir_version, _IR)
+    return model
+
+
+def _since(node: gs.Node, opset: int) -> int:
+    """The opset since which an operator is what it is: onnxruntime refuses what is too new for it by its number."""
+    try:
+        return int(onnx.defs.get_schema(node.op, opset, node.domain or "").since_version)
+    except onnx.defs.SchemaError:
+        return opset
 
 
 def to_device(device: Sequence[Any]) -> Kernel:

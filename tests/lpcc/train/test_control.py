@@ -151,8 +151,24 @@ def test_an_operator_in_a_body_that_gradients_cannot_pass():
         Network(from_proto(read_model(text)))
 
 
+def test_scan_of_a_batch():
+    text = """
+    <ir_version: 10, opset_import: ["": 8]>
+    g (float[2,3] start, float[2,5,3] xs) => (float[2,3] last, float[2,5,3] all)
+    {
+        last, all = Scan<num_scan_inputs=1, directions=[1],
+            body = s (float[3] h, float[3] x) => (float[3] n, float[3] p) {
+                n = Add(h, x)
+                p = Neg(n)
+            }>( , start, xs)
+    }
+    """
+    graph = from_proto(read_model(text))
+    feeds = {"start": noise(2, 3), "xs": noise(2, 5, 3, seed=1)}
+    assert_equal(graph, Network(graph), feeds)
+
+
 def test_an_unknown_operator_with_a_body_is_refused():
-    text = SCAN.replace('["": 17]', '["": 8]').replace("scan_input_axes=[1, 0], scan_input_directions=[0, 1],", "")
-    text = text.replace("scan_output_axes=[0, 1], scan_output_directions=[1, 0],", "")
-    with pytest.raises(ModelError, match=r"\(Scan\) cannot be run in torch: Scan with a batch dimension"):
+    text = SCAN.replace("Scan<", "Sweep<")
+    with pytest.raises(ModelError, match=r"\(Sweep\) cannot be run in torch: .* only If, Loop and Scan"):
         Network(from_proto(read_model(text)))

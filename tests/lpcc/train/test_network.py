@@ -19,8 +19,9 @@ torch = pytest.importorskip("torch", reason="the training extra is not installed
 
 from lpcc.train.network import Network  # noqa: E402
 
-FAST = [
+ZOO = [
     "cifar10_resnet20_jpegft",
+    "deeplabv3_mnv2_dm05_person",
     "fashion_mnist_vgg",
     "fastestdet_coco",
     "mlperf_resnet8_cifar10",
@@ -29,7 +30,7 @@ FAST = [
     "squeezenet1_1_imagenet",
     "ultraface_rfb320",
 ]
-SLOW = ["deeplabv3_mnv2_dm05_person"]
+LONG = {"deeplabv3_mnv2_dm05_person"}
 
 SMALL = """
 <ir_version: 10, opset_import: ["": 17]>
@@ -133,7 +134,7 @@ def zoo_feeds(zoo, name, graph):
     return {key: array[:1] if fixed else array for key, array in feeds.items()}
 
 
-@pytest.mark.parametrize("name", [*FAST, *[pytest.param(name, marks=pytest.mark.slow) for name in SLOW]])
+@pytest.mark.parametrize("name", ZOO)
 @pytest.mark.parametrize("pipeline", ["", "exact"])
 def test_the_zoo(zoo, name, pipeline):
     graph = load(zoo.model(name))
@@ -142,8 +143,7 @@ def test_the_zoo(zoo, name, pipeline):
     assert_equal(graph, zoo_feeds(zoo, name, graph))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAST + SLOW)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in ZOO])
 def test_the_zoo_after_training(zoo, name):
     graph = load(zoo.model(name))
     feeds = zoo_feeds(zoo, name, graph)
