@@ -102,15 +102,15 @@ def unique(call: Call) -> Kernel:
     def kernel(x: Tensor) -> Tensor:
         data = x.flatten() if axis is None else x
         at = 0 if axis is None else int(axis) % x.dim()
-        values, inverse, counts = torch.unique(data, return_inverse=True, return_counts=True, dim=at)
+        _, inverse, counts = torch.unique(data.detach(), return_inverse=True, return_counts=True, dim=at)
         inverse = inverse.flatten()
         places = torch.arange(inverse.numel(), device=x.device)
         first = places.new_full((counts.numel(),), inverse.numel()).scatter_reduce(0, inverse, places, "amin")
         if not in_order:
             order = first.argsort()
             rank = torch.empty_like(order).scatter(0, order, torch.arange(order.numel(), device=x.device))
-            values, first, counts, inverse = values.index_select(at, order), first[order], counts[order], rank[inverse]
-        return as_listed(call, (values, first, inverse, counts))
+            first, counts, inverse = first[order], counts[order], rank[inverse]
+        return as_listed(call, (data.index_select(at, first), first, inverse, counts))
 
     return kernel
 
