@@ -86,7 +86,7 @@ def _model(node: gs.Node, graph: gs.Graph, constants: Sequence[Array | None], ty
         inputs=[inputs[index] for index in types],
         outputs=[tensor for tensor in outputs if tensor.name],
         opset=_since(node, int(graph.opset)),
-        import_domains=graph.import_domains,
+        import_domains=[stated for stated in graph.import_domains or () if stated.domain == (node.domain or "")],
     )
     model = to_proto(made)
     model.ir_version = min(model.ir_version, _IR)

@@ -177,7 +177,7 @@ def squeeze(call: Call) -> Kernel:
     stated = call.integers("axes")
 
     def kernel(x: Tensor, axes: Tensor = None) -> Tensor:
-        which = stated if axes is None else axes.tolist()
+        which = stated if axes is None else axes.reshape(-1).tolist()
         return x.squeeze() if which is None else x.squeeze(tuple(which))
 
     return kernel
@@ -188,7 +188,7 @@ def unsqueeze(call: Call) -> Kernel:
     stated = call.integers("axes")
 
     def kernel(x: Tensor, axes: Tensor = None) -> Tensor:
-        which = stated or [] if axes is None else axes.tolist()
+        which = stated or [] if axes is None else axes.reshape(-1).tolist()
         rank = x.dim() + len(which)
         for axis in sorted(axis % rank for axis in which):
             x = x.unsqueeze(axis)
