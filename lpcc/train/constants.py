@@ -155,11 +155,10 @@ def readers(graph: gs.Graph, names: list[str]) -> list[str]:
     found: dict[str, None] = {}
     for scope in edit.graphs(graph):
         for node in scope.nodes:
-            if not any(id(tensor) in touched for tensor in node.inputs):
-                continue
-            if edit.op(node) != "Constant" and all(id(tensor) in fixed for tensor in node.inputs if tensor.name):
-                touched.update(map(id, node.outputs))
+            is_touched = any(id(tensor) in touched for tensor in node.inputs)
+            if node.inputs and all(id(tensor) in fixed for tensor in node.inputs if tensor.name):
                 fixed.update(map(id, node.outputs))
-            else:
+                touched.update(map(id, node.outputs) if is_touched else ())
+            elif is_touched:
                 found[edit.label(node)] = None
     return list(found)

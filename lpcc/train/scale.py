@@ -27,6 +27,9 @@ class Scale(Latent):
     steps have the size of the learning rate, moves it by that share of itself, however small s is. At an end of the
     range there is no gradient that leads beyond it.
 
+    The paper has one scale for a layer. Of several, as of the output channels of folded batch norms, which differ by
+    orders of magnitude, the smallest would run away by ``1 / s_0``: they take ``g s_0 / m^2`` with the median m of all.
+
     A scale that is not trained has no parameter.
     """
 
@@ -45,10 +48,12 @@ class Scale(Latent):
         super().__init__()
         self.names = tuple(names)
         values = np.asarray(values, dtype=np.float32)
-        least = np.maximum(np.minimum(np.maximum(values * _LEAST, floor), values), SMALLEST)
+        least = np.minimum(np.maximum(np.maximum(values * _LEAST, floor), SMALLEST), values)
         for name, array in (("_start", values), ("_floor", least), ("_ceiling", np.maximum(ceiling, values))):
             self.register_buffer(name, tensor_of(array.astype(np.float32)), persistent=False)
-        self.gradient_scale = 1.0 / float(np.sqrt(max(numbers, 1.0) * max(greatest, 1.0)))
+        middle = np.median(values.astype(np.float64))
+        factor = np.minimum(values, middle) / middle**2 / np.sqrt(max(numbers, 1.0) * max(greatest, 1.0))
+        self.register_buffer("_factor", tensor_of(factor.astype(np.float32)), persistent=False)
         self.share = nn.Parameter(torch.ones(values.shape)) if trained else None
 
     @property
@@ -65,7 +70,7 @@ class Scale(Latent):
         """The scale, in the shape of its constants."""
         if self.share is None:
             return self._start
-        return _Held.apply(self.share, self._start, self._floor, self._ceiling, self.gradient_scale)
+        return _Held.apply(self.share, self._start, self._floor, self._ceiling, self._factor)
 
     def stored(self) -> dict[str, Array]:
         """The same for all constants that hold it."""
@@ -104,17 +109,16 @@ class _Held(torch.autograd.Function):
     """``clip(start * share, floor, ceiling)`` with the gradient that `Scale` describes."""
 
     @staticmethod
-    def forward(ctx: Any, share: Tensor, start: Tensor, floor: Tensor, ceiling: Tensor, factor: float) -> Tensor:
+    def forward(ctx: Any, share: Tensor, start: Tensor, floor: Tensor, ceiling: Tensor, factor: Tensor) -> Tensor:
         """The scale."""
         raw = start * share
-        ctx.save_for_backward(raw, start, floor, ceiling)
-        ctx.factor = factor
+        ctx.save_for_backward(raw, floor, ceiling, factor)
         return torch.clamp(raw, floor, ceiling)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """``g / s_0`` of it, but none that leads out of the range."""
-        raw, start, floor, ceiling = ctx.saved_tensors
+        """That share of it, but none that leads out of the range."""
+        raw, floor, ceiling, factor = ctx.saved_tensors
         outwards = ((raw <= floor) & (grad > 0)) | ((raw >= ceiling) & (grad < 0))
-        return torch.where(outwards, torch.zeros_like(grad), grad * (ctx.factor / start)), None, None, None, None
+        return torch.where(outwards, torch.zeros_like(grad), grad * factor), None, None, None, None
