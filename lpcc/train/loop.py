@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import closing, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from time import monotonic
 from typing import Any, Protocol
@@ -237,7 +238,7 @@ class _Training:
         cut = parts(mixed, labels, self.rows, fixed=self.fixed, sampled=self.sampled)
         for number, part in enumerate(cut):
             reseed(self.recipe.seed, self.epoch, self.step, number)
-            _, _, loss, pieces = self._run(part)
+            _, _, loss, pieces = self._run(part, self.device)
             value = float(loss.detach())
             if not math.isfinite(value):
                 return f"the loss is {value}"
@@ -250,10 +251,12 @@ class _Training:
             self.average.update()
         return ""
 
-    def _run(self, part: Part) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], Tensor, Mapping[str, Tensor]]:
+    def _run(
+        self, part: Part, device: Device
+    ) -> tuple[Mapping[str, Tensor], Mapping[str, Tensor], Tensor, Mapping[str, Tensor]]:
         """Outputs of student and teacher for some samples, the loss on those that count, and its parts."""
         taught: Mapping[str, Tensor] = {}
-        with self.device.lower():
+        with device.lower():
             if self.teacher is not None:
                 with torch.no_grad():
                     taught = self.teacher(part.feeds, self.objective.teacher_taps)
@@ -297,8 +300,9 @@ class _Training:
     def _judge(self, judge: Judge) -> Verdict:
         self.student.train(False)
         self.objective.train(False)
+        exact = partial(self._run, device=replace(self.device, half=False))  # as it will be written
         with nullcontext() if self.average is None else self.average.in_place():
-            return judge(self._run)
+            return judge(exact)
 
     def _is_better(self, verdict: Verdict | None) -> bool:
         if verdict is None or self.verdict is None:  # nothing is held out: the last one counts
