@@ -15,10 +15,11 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from itertools import pairwise
 from pathlib import Path
 
+import onnx_graphsurgeon as gs
 import torch
 import torch.nn.functional as F  # noqa: N812  (its usual name)
 from torch import nn
@@ -86,6 +87,11 @@ def fill(hand: ResNet20, values: dict[str, torch.Tensor], order: list[tuple[str,
                 getattr(module, field).data.copy_(values[name])
 
 
+def order(graph: gs.Graph, values: Container[str]) -> list[tuple[str, list[str]]]:
+    """The operators of the file, each with the names of its weights."""
+    return [(str(node.op), [t.name for t in node.inputs[1:] if t.name in values]) for node in graph.nodes]
+
+
 def stepper(
     parameters: list[nn.Parameter], forward: Callable[[], torch.Tensor], labels: torch.Tensor
 ) -> Callable[[], float]:
@@ -118,7 +124,7 @@ def main() -> int:
     graph = load(given.zoo / "models" / f"{MODEL}.onnx")
     ours, hand = Network(graph), ResNet20()
     values = {name: torch.from_numpy(array) for name, array in ours.store().items()}
-    fill(hand, values, [(str(node.op), [t.name for t in node.inputs[1:] if t.name in values]) for node in graph.nodes])
+    fill(hand, values, order(graph, values))
     ours, hand = ours.to(device), hand.to(device)
     x = torch.randn(given.batch, 3, 32, 32, device=device)
     labels = torch.randint(0, 10, (given.batch,), device=device)

@@ -200,6 +200,15 @@ class Network(nn.Module):
         self._collect()  # torch makes new parameters for some devices
         return applied
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Network:
+        """A network of its own in the same state: kernels cannot be copied, so its plan is made anew."""
+        copied = Network(self._graph, frozen=self.frozen, outputs=[tensor.name for tensor in self._outputs])
+        copied.to(self._device[0])
+        copied.load_state_dict(self.state_dict())
+        copied.train(self.training)
+        memo[id(self)] = copied
+        return copied
+
     def train(self, mode: bool = True) -> Any:
         """Training or evaluation; a frozen network only knows the latter."""
         mode = mode and not self.frozen

@@ -319,8 +319,8 @@ class Planner:
         except Unsupported as why:
             if trained and edit.op(node) not in _NO_GRADIENT and any(map(_carries, node.outputs)):
                 raise ModelError(
-                    f"{_named(node)} cannot be trained through: {why}. Weights before it would get no gradient: retrain"
-                    " the part of the network before this node (name its outputs), or rewrite the node"
+                    f"{_named(node)} cannot be trained through: {why}. Weights before it would get no gradient: replace"
+                    " the node, or train without the outputs that depend on it"
                 ) from None
             return island(node, self.graph, [self._array(tensor) for tensor in node.inputs])
 
