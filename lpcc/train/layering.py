@@ -53,22 +53,17 @@ _POOLS = frozenset(
 _FINISHES = frozenset(
     {
         "BatchNormalization",
-        "Cast",
         "Celu",
         "Clip",
-        "DequantizeLinear",
-        "Dropout",
         "Elu",
         "Gelu",
         "GroupNormalization",
         "HardSigmoid",
         "HardSwish",
-        "Identity",
         "InstanceNormalization",
         "LeakyRelu",
         "Mish",
         "PRelu",
-        "QuantizeLinear",
         "Relu",
         "Selu",
         "Sigmoid",
@@ -80,6 +75,8 @@ _FINISHES = frozenset(
     }
 )
 """What a layer has after its weights; a layer ends behind it."""
+_SAME = frozenset({"Cast", "DequantizeLinear", "Dropout", "Identity", "QuantizeLinear"})
+"""What a layer passes unchanged, but for rounding."""
 _JOINS = frozenset({"Add", "Concat", "Sum"})
 _SHIFTS = frozenset({"Add", "Div", "Mul", "Sub"})
 """These too, with a constant."""
@@ -118,7 +115,7 @@ def layers(graph: gs.Graph) -> list[Layer]:
         parameters = op in _WEIGHTED and any(id(t) not in data for t in node.inputs if t.name)
         channels = _axis(node, axis)
         joined = len({id(t) for t in read}) > 1 and op in _JOINS
-        joined = joined or (op in _FINISHES | _SHIFTS and any(id(t) in joins for t in read))
+        joined = joined or (op in _FINISHES | _SHIFTS | _SAME and any(id(t) in joins for t in read))
         for tensor in node.outputs:
             data.add(id(tensor))
             depth[id(tensor)] = max(depth.get(id(t), 0) for t in read) + parameters
@@ -148,7 +145,9 @@ def _reads(node: gs.Node) -> Iterator[gs.Tensor]:
 
 
 def _goes_on(tensor: gs.Tensor) -> bool:
-    """Whether the layer has more to come: its one reader normalises, activates or shifts it."""
+    """Whether the layer has more to come: its one reader, rounding aside, normalises, activates or shifts it."""
+    while len(tensor.outputs) == 1 and edit.op(tensor.outputs[0]) in _SAME:
+        tensor = tensor.outputs[0].outputs[0]
     if len(tensor.outputs) != 1:
         return False
     reader = tensor.outputs[0]

@@ -171,7 +171,8 @@ class Automatic(Loss):
     * sigmoids of samples (N, C): `kd` on each flag;
     * anything else, such as boxes, depths, images and grids of flags: `outputs`.
 
-    The mean over all of them, each with the weight that is its own. An output that is joined from several has the loss of each part.
+    The mean over all of them, each with the weight that is its own. An output that is joined from several has the loss
+    of each part.
     """
 
     name: ClassVar[str] = "auto"
