@@ -19,8 +19,8 @@ def relu(x: Tensor) -> Tensor:
 def clip(call: Call) -> Kernel:
     """min(max(x, low), high); before opset 11 low and high are attributes."""
     if call.opset < 11:
-        low, high = call.real("min", -math.inf), call.real("max", math.inf)
-        return lambda x: torch.clamp(x, None if low == -math.inf else low, None if high == math.inf else high)
+        least, most = call.real("min", -math.inf), call.real("max", math.inf)
+        return lambda x: torch.clamp(x, least, most)
 
     def kernel(x: Tensor, low: Tensor = None, high: Tensor = None) -> Tensor:
         low, high = _bound(low, x), _bound(high, x)
