@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lpcc.pipeline import Need as Need
     from lpcc.pipeline import Pass as Pass
     from lpcc.pipeline import Pipeline as Pipeline
+    from lpcc.retraining import Retrained as Retrained
+    from lpcc.retraining import retrain as retrain
     from lpcc.target import Target as Target
 
 __version__ = "0.1.0"
@@ -45,6 +47,8 @@ _HOME = {
     "Need": "lpcc.pipeline",
     "Pass": "lpcc.pipeline",
     "Pipeline": "lpcc.pipeline",
+    "Retrained": "lpcc.retraining",
+    "retrain": "lpcc.retraining",
     "Target": "lpcc.target",
 }
 __all__ = ["__version__", *_HOME]

@@ -90,6 +90,7 @@ def optimize(
     only: Sequence[str] = (),
     calib: Images | None = None,
     eval: Images | None = None,  # noqa: A002 - the name of the command's option
+    train: Images | None = None,
     preprocess: str | Path | None = None,
     metric: str | None = None,
     max_drop: float | None = None,
@@ -115,6 +116,7 @@ def optimize(
         calib: unlabelled images: an .npz keyed by input names, arrays in memory by those names, a folder,
             ``module:function`` or a Dataset. Without them, approximate passes work on synthesised images.
         eval: labelled images, of the same kinds.
+        train: images for passes that train, of the same kinds; labels are not needed.
         preprocess: TOML file that says how images become inputs.
         metric: how quality is judged with labels; ``top1`` by default.
         max_drop: how many percentage points the metric may fall; with labels 1 by default, without them an error.
@@ -141,7 +143,7 @@ def optimize(
     """
     budget = Budget.of(metric, max_drop, min_agreement, min_sqnr, labelled=eval is not None)
     device, steps = _asked(target, pipeline, preset, keep, only)
-    job = open_job(model, device, steps, calib, eval, preprocess, budget, _context(seed, progress), emulate)
+    job = open_job(model, device, steps, calib, eval, train, preprocess, budget, _context(seed, progress), emulate)
     if reproducers is not None:
         hooks = [*hooks, Reproduce(job.graph, list(job.pipeline), job.ctx, Path(reproducers))]
     decision = _decide(job, hooks)
@@ -160,6 +162,7 @@ def plan(
     only: Sequence[str] = (),
     calib: Images | None = None,
     eval: Images | None = None,  # noqa: A002
+    train: Images | None = None,
     preprocess: str | Path | None = None,
     metric: str | None = None,
     max_drop: float | None = None,
@@ -180,7 +183,7 @@ def plan(
     Budget.of(metric, max_drop, min_agreement, min_sqnr, labelled=eval is not None)
     budget = Budget.of(None, None, None, None, labelled=False)
     device, steps = _asked(target, pipeline, preset, keep, only)
-    job = open_job(model, device, steps, calib, eval, preprocess, budget, _context(seed, progress), emulate)
+    job = open_job(model, device, steps, calib, eval, train, preprocess, budget, _context(seed, progress), emulate)
     if job.ctx.calibration is not None:
         job.ctx.calibration = job.ctx.calibration.head(_PLANNED_SAMPLES)
     records = run_pipeline(job.graph, job.exact_passes, job.ctx)

@@ -109,6 +109,7 @@ def open_job(
     steps: Pipeline,
     calib: Images | None,
     evaluation: Images | None,
+    training: Images | None,
     preprocess: str | Path | None,
     budget: Budget,
     ctx: Context,
@@ -120,7 +121,7 @@ def open_job(
         LpccError: see `lpcc.driver.optimize`.
     """
     ctx.target = device
-    graph, name, source = _open(model)
+    graph, name, source = open_model(model)
     original = Variant(clone(graph), device)
     notes: list[str] = []
     reference = _reference(original.model, name, notes)
@@ -137,7 +138,7 @@ def open_job(
         )
     if reference is not None:
         _check_floors(budget, original.model)
-        _open_data(job, reference, calib, evaluation, preprocess)
+        _open_data(job, reference, calib, evaluation, training, preprocess)
     if not job.only_exact:
         check_needs(job.guarded_passes, ctx)
     return job
@@ -164,7 +165,7 @@ def _kernels(target: Target, emulate: str | None) -> Kernels | None:
     return asked if asked != kernels_here() or asked == "x86-novnni" else None
 
 
-def _open(model: Model) -> tuple[gs.Graph, str, Path | None]:
+def open_model(model: Model) -> tuple[gs.Graph, str, Path | None]:
     """The graph, a name for it and the file that it came from."""
     if isinstance(model, (str, Path)):
         return load(model), str(model), Path(model)
@@ -194,7 +195,12 @@ def _reference(original: onnx.ModelProto, name: str, notes: list[str]) -> Sessio
 
 
 def _open_data(
-    job: Job, reference: Session, calib: Images | None, evaluation: Images | None, preprocess: str | Path | None
+    job: Job,
+    reference: Session,
+    calib: Images | None,
+    evaluation: Images | None,
+    training: Images | None,
+    preprocess: str | Path | None,
 ) -> None:
     """Open the images that the user gave; synthesise some where a pass wants images and there are none."""
     from lpcc.data import Dataset
@@ -212,6 +218,10 @@ def _open_data(
     if evaluation is not None:
         metric = parse_metric(job.budget.metric or "top1")
         job.ctx.evaluation = opened(evaluation, labels_needed=metric.needs_labels)
+    if training is not None:
+        job.ctx.training = opened(training, labels_needed=False)
+        if not any(Need.TRAINING in item.needs for item in job.pipeline):
+            job.notes.append("no pass of the pipeline trains: --train has no effect")
     wanted = any(Need.CALIBRATION in item.needs for item in job.pipeline)
     if calib is None and (wanted or (job.guarded_passes and evaluation is None)):
         _make_up_images(job, reference, recipe)

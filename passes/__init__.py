@@ -27,6 +27,7 @@ from lpcc.passes.normalize import (
 from lpcc.passes.precision import MixedPrecision
 from lpcc.passes.quantize import Quantize
 from lpcc.passes.repair import AdaRound, CorrectBias, RecalibrateBatchNorm, Refit, RoundWeights
+from lpcc.passes.transfer import Distill
 from lpcc.pipeline import Pass
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "AbsorbBias",
     "AdaRound",
     "CorrectBias",
+    "Distill",
     "EliminateCommon",
     "EliminateDeadCode",
     "Equalize",
@@ -88,6 +90,7 @@ BUILTIN: Final[tuple[type[Pass], ...]] = (
     RoundWeights,
     Refit,
     RecalibrateBatchNorm,
+    Distill,
 )
 """All of them, in the order in which `lpcc passes` lists them."""
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lpcc import __version__
-from lpcc.cli import bench, bisect, diff, emulator, failure, inspect, optimize, passes, targets
+from lpcc.cli import bench, bisect, diff, emulator, failure, inspect, optimize, passes, retrain, targets
 from lpcc.cli import print as print_command
 
 _INTERRUPTED = 130
@@ -26,6 +26,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 app.command()(optimize.optimize)
+app.command()(retrain.retrain)
 app.command()(inspect.inspect)
 app.command(name="print")(print_command.print_model)
 app.command()(diff.diff)

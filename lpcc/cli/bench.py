@@ -15,7 +15,7 @@ from lpcc.errors import ModelError, UsageError
 if TYPE_CHECKING:
     import onnx
 
-    from lpcc.runtime import Comparison, Session, TensorSpec, Timing
+    from lpcc.runtime import Comparison, Session, Timing
 
 
 def bench(
@@ -111,25 +111,11 @@ def _processor(context: typer.Context, on: str) -> str:
 
 
 def _check_same_inputs(a: Path, first: onnx.ModelProto, b: Path, second: onnx.ModelProto) -> None:
-    from lpcc.runtime import TensorSpec
+    from lpcc.runtime.spec import TensorSpec, unlike
 
-    theirs, ours = ({spec.name: spec for spec in TensorSpec.inputs_of(model)} for model in (first, second))
-    if theirs.keys() != ours.keys():
-        raise ModelError(f"{b}: takes {', '.join(ours)}, {a} takes {', '.join(theirs)}: both must take the same inputs")
-    for name, spec in ours.items():
-        if not _may_be_same(spec, theirs[name]):
-            raise ModelError(f"{b}: takes {spec}, {a} takes {theirs[name]}: both must take the same inputs")
-
-
-def _may_be_same(one: TensorSpec, other: TensorSpec) -> bool:
-    """Whether two inputs agree in type, in rank and in all sizes that both state."""
-    if one.dtype != other.dtype:
-        return False
-    if one.shape is None or other.shape is None:
-        return True
-    sizes = zip(one.shape, other.shape, strict=False)
-    stated = [(ours, theirs) for ours, theirs in sizes if isinstance(ours, int) and isinstance(theirs, int)]
-    return len(one.shape) == len(other.shape) and all(ours == theirs for ours, theirs in stated)
+    found = unlike(TensorSpec.inputs_of(second), TensorSpec.inputs_of(first))
+    if found is not None:
+        raise ModelError(f"{b}: takes {found[0]}, {a} takes {found[1]}: both must take the same inputs")
 
 
 def _session(path: Path, model: onnx.ModelProto, threads: int) -> Session:

@@ -61,6 +61,7 @@ def optimize(
         str | None,
         typer.Option("--eval", metavar="DATA", show_default=False, help="Labelled images that the budget is held on."),
     ] = None,
+    train: options.Training = None,
     preprocess: options.Preprocessing = None,
     metric: Annotated[
         str | None,
@@ -119,7 +120,7 @@ def optimize(
     destination = output or model.parent / f"{model.stem}.{device.name.replace('/', '-')}.onnx"
     if metric is not None and parse_metric(metric).needs_labels and evaluation is None:
         raise UsageError(f"--metric {metric} needs labelled images: give --eval")
-    given = [Path(text) for text in (calib, evaluation) if text is not None]
+    given = [Path(text) for text in (calib, evaluation, train) if text is not None]
     terminal.check_json(model, destination, preprocess, *given)
     if not dry_run:
         _check_output(model, destination, [*given, preprocess], force=force)
@@ -131,6 +132,7 @@ def optimize(
         "only": options.names("--only", only),
         "calib": calib,
         "eval": evaluation,
+        "train": train,
         "preprocess": preprocess,
         "metric": metric,
         "max_drop": max_drop,

@@ -39,6 +39,12 @@ Preprocessing = Annotated[
     Path | None,
     typer.Option("--preprocess", metavar="FILE", show_default=False, help="TOML file: how images become inputs."),
 ]
+Training = Annotated[
+    str | None,
+    typer.Option(
+        "--train", metavar="DATA", show_default=False, help="Images to train on, labels not needed; as --calib."
+    ),
+]
 Sizes = Annotated[
     list[str] | None,
     typer.Option(

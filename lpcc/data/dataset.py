@@ -16,7 +16,7 @@ from lpcc.data.function import FunctionSource
 from lpcc.data.npz import NpzSource
 from lpcc.data.preprocess import Preprocess
 from lpcc.data.rows import LABELS, Rows, sample_axis
-from lpcc.data.source import Block, Head, Source
+from lpcc.data.source import Block, Head, Source, Unlabelled
 from lpcc.errors import DataError
 from lpcc.runtime.spec import Array, TensorSpec
 
@@ -174,6 +174,10 @@ class Dataset:
             if taken is not None and held is not None and taken != held:
                 raise DataError(f"{self.description}: array `{name}` is {held}; the model takes {taken}")
         return Dataset(self._source, inputs, is_synthetic=self.is_synthetic)
+
+    def unlabelled(self) -> Dataset:
+        """The same samples without their labels."""
+        return Dataset(Unlabelled(self._source), self._inputs, is_synthetic=self.is_synthetic)
 
     def head(self, count: int) -> Dataset:
         """The first `count` samples (all, if there are fewer)."""

@@ -31,6 +31,7 @@ class Need(Enum):
     CALIBRATION = "calibration"  # images, real or synthesised
     LABELS = "labels"  # labelled images
     TRAINER = "trainer"  # the training extra (torch)
+    TRAINING = "training"  # images to train on
     TARGET = "target"  # a target device
 
 

@@ -23,7 +23,8 @@ T = TypeVar("T")
 class Context:
     """Everything that a pipeline run shares among its passes.
 
-    `calibration` is a stream of unlabelled images, real or synthesised; `evaluation` a labelled one. `unquantized` is
+    `calibration` is a stream of unlabelled images, real or synthesised; `evaluation` a labelled one; `training` one to
+    train on, always real. `teacher` is the graph as it was before the first pass that is not exact. `unquantized` is
     the graph as it was before the last pass that rounded its weights, with the same names of nodes and tensors: what
     passes that repair the rounding work towards. `returned` names the layers that the guard took back: they are in the
     `skip` of passes, whether they are still there or not. `hints` gives, for tensors that a batch norm made in the
@@ -34,7 +35,9 @@ class Context:
     target: Target | None = None
     calibration: Dataset | None = None
     evaluation: Dataset | None = None
+    training: Dataset | None = None
     seed: int = 0
+    teacher: gs.Graph | None = None
     unquantized: gs.Graph | None = None
     returned: frozenset[str] = frozenset()
     hints: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
@@ -79,5 +82,6 @@ class Context:
             Need.CALIBRATION: self.calibration is not None,
             Need.LABELS: self.evaluation is not None,
             Need.TARGET: self.target is not None,
+            Need.TRAINING: self.training is not None,
             Need.TRAINER: find_spec("torch") is not None,
         }[need]

@@ -96,6 +96,7 @@ def run_guarded(
         PassError: a pass crashed or broke the model.
     """
     hints = ctx.hints
+    ctx.teacher = exact
 
     def attempt(returned: tuple[Returned, ...]) -> _Attempt:
         if returned:

@@ -42,8 +42,9 @@ class Hook:
 _WANTED = {
     Need.CALIBRATION: "calibration images: give --calib, or leave it to lpcc to synthesise some",
     Need.LABELS: "labelled images: give --eval",
-    Need.TRAINER: "the training extra: pip install 'lpcc[train]'",
+    Need.TRAINER: "torch, which is not installed: pip install 'lpcc[train]'",
     Need.TARGET: "a target device: give --target",
+    Need.TRAINING: "images to train on, with or without labels: give --train",
 }
 
 

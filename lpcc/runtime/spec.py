@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,16 @@ class TensorSpec:
         kind = "?" if self.dtype is None else self.dtype.name
         return f"{self.name}: {kind}{shape_text(self.shape)}"
 
+    def may_equal(self, other: TensorSpec) -> bool:
+        """Whether two specs agree in type, in rank and in all sizes that both state."""
+        if self.dtype != other.dtype:
+            return False
+        if self.shape is None or other.shape is None:
+            return True
+        sizes = zip(self.shape, other.shape, strict=False)
+        stated = [(ours, theirs) for ours, theirs in sizes if isinstance(ours, int) and isinstance(theirs, int)]
+        return len(self.shape) == len(other.shape) and all(ours == theirs for ours, theirs in stated)
+
     @classmethod
     def inputs_of(cls, model: onnx.ModelProto) -> tuple[TensorSpec, ...]:
         """The inputs that a run of `model` must feed: those without an initialiser of the same name."""
@@ -58,6 +68,17 @@ class TensorSpec:
             dtype = tensor_dtype_to_np_dtype(tensor.elem_type) if tensor.elem_type else None
             specs.append(cls(value.name, dtype, shape))
         return tuple(specs)
+
+
+def unlike(ours: Sequence[TensorSpec], theirs: Sequence[TensorSpec]) -> tuple[str, str] | None:
+    """What tells two lists of specs apart, on either side in words; None where both may be the same, in any order."""
+    mine, other = ({spec.name: spec for spec in specs} for specs in (ours, theirs))
+    if mine.keys() != other.keys():
+        return ", ".join(mine), ", ".join(other)
+    for name, spec in mine.items():
+        if not spec.may_equal(other[name]):
+            return str(spec), str(other[name])
+    return None
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:

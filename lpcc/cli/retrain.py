@@ -1,0 +1,168 @@
+"""``lpcc retrain``: the weights of a model learned again from another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lpcc.cli import options
+from lpcc.cli.terminal import Terminal, check_writable
+from lpcc.errors import UsageError
+
+if TYPE_CHECKING:
+    from lpcc.train.recipe import Recipe
+
+
+def retrain(
+    student: Annotated[Path, typer.Argument(metavar="STUDENT", help="ONNX file to train.", show_default=False)],
+    train: Annotated[
+        str,
+        typer.Option(
+            "--train", metavar="DATA", show_default=False, help="Images: .npz, folder of images, or module:function."
+        ),
+    ],
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", show_default="STUDENT.trained.onnx", help="Where it goes."),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        typer.Option("--teacher", metavar="MODEL", show_default=False, help="ONNX file that shows what to do."),
+    ] = None,
+    labels: Annotated[bool, typer.Option("--labels", help="Learn from the labels of the images, too.")] = False,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Times that the images are gone through.")] = 10,
+    loss: Annotated[
+        str,
+        typer.Option("--loss", metavar="TEXT", help="What to compare: `kd+hint*0.1`; auto: as the outputs ask for."),
+    ] = "auto",
+    pair: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pair", metavar="STUDENT=TEACHER", show_default=False, help="Hidden tensors to compare. Repeatable."
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images for each step.")] = 64,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option("--learning-rate", show_default="0.02; adam: 0.001", help="The highest of the schedule."),
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Images: mirror half of them left to right.")] = False,
+    crop: Annotated[int, typer.Option("--crop", min=0, help="Images: pixels by which to shift them at most.")] = 0,
+    mix: Annotated[
+        str, typer.Option("--mix", metavar="none|mixup|cutmix|both", help="Images: blend or paste pairs of them.")
+    ] = "none",
+    more: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="OPTION=VALUE",
+            show_default=False,
+            help="Another option of training, such as optimiser=adamw; see docs/retraining.md. Repeatable.",
+        ),
+    ] = None,
+    trainer: Annotated[
+        str | None,
+        typer.Option("--trainer", metavar="MODULE:FUNCTION", show_default=False, help="Your loop in place of ours."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was interrupted.")] = False,
+    evaluation: Annotated[
+        str | None,
+        typer.Option("--eval", metavar="DATA", show_default=False, help="Images to judge on, before and after."),
+    ] = None,
+    preprocess: options.Preprocessing = None,
+    metric: Annotated[
+        str | None,
+        typer.Option("--metric", metavar="NAME", show_default=False, help="Of --eval: top1, agreement, sqnr, ..."),
+    ] = None,
+    seed: options.Seed = 0,
+    json: options.JsonFile = None,
+    force: Annotated[bool, typer.Option("--force", help="Let the output replace an input.")] = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train the weights of a model to do what another one does, in the graph itself.
+
+    STUDENT is a model that pruning, rounding or another lossy step has hurt, TEACHER the one before it. The images need
+    no labels. What does best on a tenth of them, held out, is written: never worse there than STUDENT. An interrupted
+    training goes on with --resume and ends as if nothing had happened.
+    """
+    terminal = Terminal(quiet, json)
+    asked: dict[str, object] = {
+        "epochs": epochs,
+        "batch": batch,
+        "learning-rate": learning_rate,
+        "mix": mix,
+        "crop": crop,
+        "flip": flip,
+    }
+    recipe = _recipe(asked | {"seed": seed}, more)
+    destination = output or student.with_name(f"{student.stem}.trained.onnx")
+    state = destination.with_name(destination.name + ".checkpoint")
+    given = [teacher, preprocess, *(Path(text) for text in (train, evaluation) if text is not None)]
+    terminal.check_json(student, destination, *given)
+    _check_output(destination, state, student, given, force=force)
+    if state.exists() and not resume:
+        raise UsageError(f"{state}: a training was interrupted here: give --resume to go on, or remove the file")
+
+    from lpcc.retraining import retrain as run
+
+    with terminal.progress() as step:
+        result = run(
+            student,
+            train=train,
+            teacher=teacher,
+            labels=labels,
+            loss=loss,
+            pairs=tuple(pair or ()),
+            trainer=trainer or "",
+            recipe=recipe,
+            eval=evaluation,
+            preprocess=preprocess,
+            metric=metric,
+            checkpoint=None if trainer else state,
+            resume=resume,
+            progress=step,
+        )
+    result.save(destination, overwrite_input=force)
+    state.unlink(missing_ok=True)
+    terminal.write_json({"student": str(student), "output": str(destination), **result.to_json()})
+    terminal.show([*result.lines(), (f"written: {destination}", "bold")])
+
+
+def _recipe(asked: dict[str, object], more: list[str] | None) -> Recipe:
+    """The options of training, those that have an option of the command and the others.
+
+    Raises:
+        UsageError: one is unknown, out of its range, or given twice.
+    """
+    from lpcc.pipeline.syntax import ItemParser, format_value
+    from lpcc.train.recipe import Recipe
+
+    class Options(ItemParser):
+        """Options of training as pipelines write them."""
+
+        item_is = "training"
+        whole = "options"
+
+    for text in more or []:
+        name, equals, _ = text.partition("=")
+        if not equals or not name:
+            raise UsageError(f"--set {text}: expected OPTION=VALUE, such as optimiser=adamw")
+        if name in asked:
+            raise UsageError(f"--set {text}: give it as --{name}")
+    written = [f"{name}={format_value(value)}" for name, value in asked.items()]
+    return Options(f"{{{' '.join([*written, *(more or [])])}}}").one_of({"recipe": Recipe}, 0, "recipe")
+
+
+def _check_output(output: Path, state: Path, student: Path, others: list[Path | None], *, force: bool) -> None:
+    """Raise UsageError, before any work is done, if the output cannot be written or would replace an input."""
+    from lpcc.door import files
+
+    check_writable(output)
+    check_writable(state)
+    if not force:
+        files.refuse_input(output, student.resolve())
+    for other in others:
+        if other is not None and other.resolve() == output.resolve():
+            raise UsageError(f"{output}: is an input of this command; choose another output")
