@@ -149,15 +149,18 @@ def pair_layers(student: Network, teacher: Network, feeds: Mapping[str, Tensor],
 
 
 def given_pairs(texts: str | Iterable[str], student: Network, teacher: Network, feeds: Mapping[str, Tensor]) -> Pairing:
-    """The pairs that a text gives: ``student_tensor=teacher_tensor,...``; one name alone is meant on both sides.
+    """The pairs that a text gives: ``student_tensor=teacher_tensor,...``, or texts of one each.
+
+    One name alone is meant on both sides.
 
     Raises:
         UsageError: a name is no hidden tensor of its network, or holds no samples of floating-point channels.
     """
-    text = texts if isinstance(texts, str) else ",".join(texts)
+    items = texts.split(",") if isinstance(texts, str) else list(texts)
+    text = ",".join(items)
     sample = _sample(feeds)
     names: list[tuple[str, str]] = []
-    for item in text.split(","):
+    for item in items:
         ours, _, theirs = (part.strip() for part in item.partition("="))
         if not ours or "=" in theirs or ("=" in item and not theirs):
             raise UsageError(f"pairs `{text}`: `{item}` is no pair; write student_tensor=teacher_tensor,...")

@@ -127,7 +127,8 @@ def _require_outputs(student: Network, teacher: Network | None) -> None:
 
 def _tensors(feeds: Mapping[str, Tensor | Array], student: Network) -> dict[str, Tensor]:
     device = next(iter(student.parameters()), torch.zeros(0)).device
-    return {name: torch.as_tensor(value).to(device) for name, value in feeds.items()}
+    copied = {name: torch.tensor(value) if isinstance(value, np.ndarray) else value for name, value in feeds.items()}
+    return {name: value.to(device) for name, value in copied.items()}
 
 
 def _values(network: Network, batch: Mapping[str, Tensor], taps: Sequence[str]) -> dict[str, Tensor]:

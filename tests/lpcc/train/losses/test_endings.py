@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx_graphsurgeon as gs
 import pytest
 
-from lpcc.graph import from_proto
+from lpcc.graph import from_proto, load
 from lpcc.testing.golden import read_model
 
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
@@ -119,3 +121,28 @@ class TestSettled:
         end = (Ending("y", Kind.NUMBERS, Reading("y", "y"), Reading("y", "y")),)
         values = {"y": torch.arange(4)}
         assert settled(end, values, values) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("cifar10_resnet20_jpegft", [("logits", Kind.CLASSES, "logits")]),
+        ("mlperf_resnet8_cifar10", [("probs", Kind.CLASSES, "dense")]),
+        ("ppocr_mobile_v2_cls", [("save_infer_model/scale_0.tmp_1", Kind.CLASSES, "linear_1.tmp_1")]),
+        ("squeezenet1_1_imagenet", [("logits", Kind.CLASSES, "logits")]),
+        ("deeplabv3_mnv2_dm05_person", [("transpose:0", Kind.CLASSES, "transpose:0")]),
+        ("ultraface_rfb320", [("scores", Kind.CLASSES, "459"), ("boxes", Kind.NUMBERS, "boxes")]),
+        (
+            "fastestdet_coco",
+            [
+                ("758", Kind.FLAGS, "onnx::Sigmoid_954"),
+                ("758", Kind.NUMBERS, "onnx::Concat_960"),
+                ("758", Kind.CLASSES, "onnx::Softmax_755"),
+            ],
+        ),
+    ],
+)
+def test_the_zoo(zoo: Any, name: str, expected: list[tuple[str, Kind, str]]) -> None:
+    graph = load(zoo.model(name))
+    found = [(ending.output, ending.kind, ending.student.scores) for ending in endings(graph, graph)]
+    assert found == expected

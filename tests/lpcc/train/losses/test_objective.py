@@ -80,6 +80,7 @@ class TestOf:
     def test_takes_arrays(self) -> None:
         student, teacher = networks()
         batch = {"x": feeds()["x"].numpy()}
+        batch["x"].setflags(write=False)  # as data sets give them
         found = Objective.of("kd+hint", student, teacher, batch)
         assert loss(found, student, teacher, feeds())[0].item() > 0
 
