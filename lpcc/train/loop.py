@@ -170,6 +170,7 @@ class _Training:
         batch = max(recipe.batch, data.fixed_batch or 1) if data.sampled else recipe.batch
         self.rows = 1 if not data.sampled else data.fixed_batch or min(recipe.at_once or batch, batch)
         self.optimiser = optimiser_of(recipe, *groups_of(student, objective))
+        progress("training: reading the samples", 0, 0)
         self.supply = Supply(data, batch, recipe.holdout, recipe.seed, recipe.buffer * MEGABYTE)
         self.schedule = Schedule.of(recipe, self.supply.steps)
         self.augment = self._augment(data)
@@ -200,6 +201,8 @@ class _Training:
             self.verdict = verdict = self._judge(self.judge)
             self.history.start, self.history.start_loss = verdict.value, verdict.loss
             self.history.metric, self.history.higher_is_better = self.judge.name, self.judge.higher_is_better
+        if self._done == 0:
+            self._save()  # and find out now whether it can be written
         while not self.history.stopped:
             self._train()
             if not self.history.stopped:

@@ -131,6 +131,13 @@ def test_the_same_twice_in_a_row(optimiser: Any) -> None:
     assert weights(trained(Recipe(**{**recipe.to_json(), "seed": 1}), drop=0.3, hint=True)[0]) != weights(one)
 
 
+def test_the_same_twice_in_a_row_by_two_threads() -> None:
+    torch.set_num_threads(2)
+    recipe = Recipe(epochs=1, batch=32, holdout=0)
+    one, other = (trained(recipe, hint=True, data=dataset(100))[0] for _ in range(2))
+    assert weights(one) == weights(other) != weights(Net(1))
+
+
 def test_nothing_of_what_a_program_draws_depends_on_it() -> None:
     torch.manual_seed(3)
     expected = torch.rand(2)
@@ -377,6 +384,7 @@ def test_nan_at_once_leaves_the_student_as_it_came() -> None:
 def test_progress_tells_loss_metric_and_time() -> None:
     told: list[tuple[str, int, int]] = []
     fit(Net(1), Net(2), Aim(), dataset(), SHORT, progress=lambda *what: told.append(what))
+    assert told.pop(0) == ("training: reading the samples", 0, 0)
     assert {total for _, _, total in told} == {27}
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
     assert told[-1][1] == 27

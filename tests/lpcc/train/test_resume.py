@@ -214,6 +214,11 @@ def test_a_training_that_has_ended_gives_its_result_at_once(tmp_path: Path) -> N
     assert again == history
 
 
+def test_a_checkpoint_that_cannot_be_written_is_known_at_once(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="cannot be written"):
+        training(KEPT, stopped_after(0), checkpoint=tmp_path / "no" / "run.ckpt")
+
+
 def test_without_resume_it_begins_anew(tmp_path: Path) -> None:
     path = tmp_path / "run.ckpt"
     training(KEPT, checkpoint=path)
