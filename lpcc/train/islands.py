@@ -42,7 +42,9 @@ def island(node: gs.Node, graph: gs.Graph, constants: Sequence[Array | None]) ->
     def session(found: tuple[Any, ...]) -> Session:
         if found not in sessions:
             try:
-                sessions[found] = Session(_model(node, graph, constants, dict(zip(places, found, strict=True))))
+                sessions[found] = Session(
+                    _model(node, graph, constants, dict(zip(places, found, strict=True))), optimise=False
+                )
             except ModelError as error:
                 raise ModelError(f"{where} can be run neither in torch nor in onnxruntime: {error}") from None
         return sessions[found]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -239,11 +240,16 @@ class Network(nn.Module):
         return readers(graph, put(graph, self.store()))
 
 
+@dataclass(frozen=True)
 class _Ready:
-    """A plan with where its values come from: kind, name, the name under which it is held, the type to cast to."""
+    """A plan with where its values come from."""
 
-    def __init__(self, plan: Plan, names: tuple[str, ...], sources: tuple[tuple[str, str, str, Any], ...]) -> None:
-        self.plan, self.names, self.sources = plan, names, sources
+    plan: Plan
+    names: tuple[str, ...]
+    """Of its results."""
+
+    sources: tuple[tuple[str, str, str, Any], ...]
+    """Kind and name of each value, the name under which the network holds it, and the type to cast it to, or None."""
 
 
 _NARROW = frozenset((torch.int8, torch.uint8, torch.int16, torch.uint16))

@@ -88,7 +88,7 @@ def test_integers_carry_no_gradient():
 
 def test_the_session_is_made_once(monkeypatch):
     made = []
-    monkeypatch.setattr(islands, "Session", lambda model: made.append(model) or Session(model))
+    monkeypatch.setattr(islands, "Session", lambda model, **options: made.append(model) or Session(model, **options))
     network = Network(from_proto(read_model(BEFORE)))
     assert len(made) == 1
     for _ in range(3):
@@ -105,7 +105,7 @@ def test_an_operator_that_nobody_knows():
 
 def test_constants_of_an_island_stay_constants(monkeypatch):
     made = []
-    monkeypatch.setattr(islands, "Session", lambda model: made.append(model) or Session(model))
+    monkeypatch.setattr(islands, "Session", lambda model, **options: made.append(model) or Session(model, **options))
     text = """
     <ir_version: 10, opset_import: ["": 17, "com.microsoft": 1]>
     g (float[N,4] x) => (uint8[N,3] y)
