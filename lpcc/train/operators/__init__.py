@@ -33,9 +33,9 @@ from lpcc.train.operators import (
 )
 from lpcc.train.operators.call import Call, Kernel, Lowering, Mode, Unsupported
 
-__all__ = ["OPERATORS", "Call", "Kernel", "Lowering", "Mode", "Unsupported", "lower"]
+__all__ = ["MICROSOFT", "OLDEST", "OPERATORS", "STANDARD", "Call", "Kernel", "Lowering", "Mode", "Unsupported", "lower"]
 
-_STANDARD = (
+STANDARD = (
     activations,
     arithmetic,
     attention,
@@ -57,15 +57,15 @@ _STANDARD = (
     sequences,
     shapes,
 )
-_MICROSOFT = (activations, fused, normalization, products, quantised)
+MICROSOFT = (activations, fused, normalization, products, quantised)
 
 OPERATORS: Mapping[tuple[str, str], Lowering] = {
-    **{("", op): lowering for module in _STANDARD for op, lowering in module.STANDARD.items()},
-    **{("com.microsoft", op): lowering for module in _MICROSOFT for op, lowering in module.MICROSOFT.items()},
+    **{("", op): lowering for module in STANDARD for op, lowering in module.STANDARD.items()},
+    **{("com.microsoft", op): lowering for module in MICROSOFT for op, lowering in module.MICROSOFT.items()},
 }
 """The lowering of each operator, by domain ("" is the standard one) and name."""
 
-_OLDEST = 7
+OLDEST = 7
 
 
 def lower(call: Call) -> Kernel:
@@ -73,6 +73,6 @@ def lower(call: Call) -> Kernel:
     lowering = OPERATORS.get((call.domain, call.op))
     if lowering is None:
         raise Unsupported("the operator is not known")
-    if call.domain == "" and call.opset < _OLDEST:
-        raise Unsupported(f"opset {call.opset} is older than {_OLDEST}")
+    if call.domain == "" and call.opset < OLDEST:
+        raise Unsupported(f"opset {call.opset} is older than {OLDEST}")
     return lowering(call)

@@ -104,7 +104,12 @@ Lowering = Callable[[Call], Kernel]
 
 def always(kernel: Kernel) -> Lowering:
     """The lowering of an operator without attributes."""
-    return lambda _: kernel
+
+    def lowering(_: Call) -> Kernel:
+        return kernel
+
+    lowering.__doc__ = kernel.__doc__ if str(getattr(kernel, "__module__", "")).startswith("lpcc.") else None
+    return lowering
 
 
 def as_listed(call: Call, found: tuple[Tensor, ...]) -> Any:

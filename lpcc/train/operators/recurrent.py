@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812  (its usual name)
@@ -161,7 +160,9 @@ def _by_torch(layer: _Layer, x: Tensor, w: Tensor, r: Tensor, b: Tensor, state: 
     return (y, *found[1:])
 
 
-def _by_steps(layer: _Layer, x: Tensor, weights: Any, lengths: Tensor, state: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def _by_steps(
+    layer: _Layer, x: Tensor, weights: Sequence[Tensor], lengths: Tensor, state: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
     """Step by step."""
     steps = x.shape[0]
     alive = None
@@ -169,9 +170,9 @@ def _by_steps(layer: _Layer, x: Tensor, weights: Any, lengths: Tensor, state: Se
         alive = (torch.arange(steps, device=x.device).unsqueeze(1) < lengths.to(x.device)).unsqueeze(2)
     outputs, last = [], []
     for direction, backwards in enumerate(layer.directions):
-        w, r, b, p = [None if t is None else t[direction] for t in weights]
+        w, r, b, p = (_of(t, direction) for t in weights)
         step = _STEPS[layer.op](layer, layer.functions[direction], r, b, p)
-        projected = torch.matmul(x, w.transpose(0, 1)) + (0 if b is None else b.chunk(2)[0])
+        projected = torch.matmul(x, w.t()) + (0 if b is None else b.chunk(2)[0])
         now = tuple(t[direction] for t in state)
         found: list[Tensor] = [None] * steps
         for t in reversed(range(steps)) if backwards else range(steps):
@@ -186,6 +187,10 @@ def _by_steps(layer: _Layer, x: Tensor, weights: Any, lengths: Tensor, state: Se
         last.append(now)
     states = [torch.stack(each) for each in zip(*last, strict=True)]
     return (torch.stack(outputs, 1), *states[: 2 if layer.op == "LSTM" else 1])
+
+
+def _of(t: Tensor, direction: int) -> Tensor:
+    return None if t is None else t[direction]
 
 
 Step = Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]]
