@@ -215,7 +215,7 @@ class _Training:
 
     def _train(self) -> None:
         """The steps of the epoch that are left; a number that is not finite ends the training."""
-        self.student.train(self.recipe.trains_norms(self.rows))
+        self.student.train(self.recipe.trains_norms(min(self.rows, self.supply.count // self.supply.steps)))
         self.objective.train(True)
         with closing(read_ahead(self.supply.epoch(self.epoch, self.step))) as blocks:
             before = monotonic()
