@@ -32,7 +32,7 @@ class Identity:
     """Hash of the student as it came."""
     teacher: str
     losses: str
-    """What the objective says of itself, and a hash of its own parameters as they came."""
+    """What the objective says of itself, what it reads, and its own parameters but for their values."""
     data: str
     recipe: Mapping[str, Any]
     device: str
@@ -40,7 +40,8 @@ class Identity:
     @classmethod
     def of(cls, student: Any, teacher: Any, objective: Any, data: str, recipe: Recipe, device: str) -> Identity:
         """The identity of a training before its first step."""
-        losses = f"{objective} {digest(objective)} {objective.student_taps} {objective.teacher_taps}"
+        shapes = [(name, tuple(parameter.shape)) for name, parameter in objective.named_parameters()]
+        losses = f"{objective} {objective.student_taps} {objective.teacher_taps} {shapes}"
         mine = digest(student, " ".join([*student.weights, *student.others]))
         return cls(mine, digest(teacher), losses, data, recipe.to_json(), device)
 
