@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from lpcc.errors import LpccError, ModelError
-from lpcc.train.operators import Kernel
+from lpcc.train.operators import Kernel, Unsupported
 
 
 class Step(NamedTuple):
@@ -56,6 +56,8 @@ class Plan:
                 for slot in dead:
                     slots[slot] = None
                 done += 1
+        except Unsupported as why:
+            raise ModelError(f"{self.labels[done]} cannot run: {why}") from None
         except LpccError:
             raise
         except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
