@@ -156,7 +156,7 @@ def reciprocal(x: Tensor) -> Tensor:
 
 def determinant(x: Tensor) -> Tensor:
     """The determinant of each square matrix of the last two axes."""
-    return torch.linalg.det(x)
+    return torch.linalg.det(x) if x.element_size() > 2 else torch.linalg.det(x.float()).to(x.dtype)
 
 
 STANDARD: Mapping[str, Lowering] = {

@@ -109,7 +109,7 @@ def tensor_scatter(call: Call) -> Kernel:
             places = places % past.shape[at]
         shape = [past.shape[0], *[1] * (past.dim() - 1)]
         shape[at] = update.shape[at]
-        return past.scatter(at, places.reshape(shape).expand(update.shape), update)
+        return past.scatter(at, places.reshape(shape).expand(update.shape), update.to(past))
 
     return kernel
 

@@ -28,7 +28,7 @@ def batch_normalization(call: Call) -> Kernel:
 
     def kernel(x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, var: Tensor) -> Tensor:
         training = mode.training and x.numel() > scale.numel()
-        return F.batch_norm(x, mean, var, scale, bias, training, mode.momentum, epsilon)
+        return torch.batch_norm(x, scale, bias, mean, var, training, mode.momentum, epsilon, True)
 
     return kernel
 

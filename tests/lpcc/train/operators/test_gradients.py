@@ -235,6 +235,24 @@ def test_gradient(case: Case) -> None:
     assert torch.autograd.gradcheck(function, [case.inputs[i].detach().clone().requires_grad_() for i in places])
 
 
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_activations_of_half_precision_meet_weights_of_single(case: Case) -> None:
+    """As under autocast: what comes from convolutions is bfloat16, parameters are float32."""
+    kernel = lower(Call(case.op, case.domain, case.opset, case.attrs, len(case.inputs), case.outputs))
+
+    def outputs(*, mixed: bool) -> list[Any]:
+        given = [x.detach().float() if x is not None and x.is_floating_point() else x for x in case.inputs]
+        if mixed and case.inputs[0].is_floating_point():
+            given[0] = given[0].to(torch.bfloat16)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            found = kernel(*(_as_sequence(case.op, given) if case.sequence else given))
+        found = found if isinstance(found, tuple | list) else (found,)
+        return [y.float() for y in found if isinstance(y, torch.Tensor) and y.is_floating_point()]
+
+    for half, single in zip(outputs(mixed=True), outputs(mixed=False), strict=True):
+        torch.testing.assert_close(half, single, rtol=0.05, atol=0.05 * max(single.abs().max().item(), 1e-3))
+
+
 def _as_sequence(op: str, given: list[Any]) -> list[Any]:
     if op == "SequenceAt":
         return [given[:-1], given[-1]]
