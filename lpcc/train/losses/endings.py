@@ -69,8 +69,9 @@ class Reading:
         if self.probabilities:
             scores = scores.clamp_min(_LEAST_PROBABILITY).log()
         if self.joined:
-            return scores.flatten(self.axis % scores.ndim).flatten(0, -2)
-        return scores.movedim(self.axis, -1).flatten(0, -2)
+            scores = scores.flatten(self.axis % scores.ndim)
+            return scores.reshape(-1, scores.shape[-1])
+        return scores.movedim(self.axis, -1).reshape(-1, scores.shape[self.axis])
 
     def numbers(self, values: Values) -> Tensor:
         """The tensor itself."""

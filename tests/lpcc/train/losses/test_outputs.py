@@ -87,6 +87,12 @@ class TestSoftTargets:
         joined = value(SoftTargets(), ending(Kind.CLASSES, joined=True), student, teacher)
         assert joined == pytest.approx(value(SoftTargets(), CLASSES, *rows), rel=1e-12)
 
+    def test_takes_scores_without_a_batch_for_one_sample(self) -> None:
+        student, teacher = arrays(7)
+        expected = value(SoftTargets(), CLASSES, student[None], teacher[None])
+        for end in (ending(Kind.CLASSES, axis=0), ending(Kind.CLASSES, axis=0, joined=True)):
+            assert value(SoftTargets(), end, student, teacher) == pytest.approx(expected, rel=1e-12)
+
     def test_takes_logarithms_of_probabilities(self) -> None:
         student, teacher = arrays(5, 7)
         given = [softmax(a, 1) for a in (student, teacher)]
