@@ -19,12 +19,12 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import onnx_graphsurgeon as gs
-import torch
 from torch import Tensor
 
 from lpcc.errors import UsageError
 from lpcc.train.layering import Layer, layers
 from lpcc.train.likeness import Likeness, aligned
+from lpcc.train.observing import observed
 
 if TYPE_CHECKING:
     from lpcc.train.network import Network
@@ -181,7 +181,7 @@ def _named(
         if name not in made:
             raise UsageError(f"pairs `{text}`: the {who} makes no hidden tensor `{name}`; {_hint(name, made)}")
     known = {layer.name: layer for layer in layers(network.graph)}
-    values = _run(network, sample, names)
+    values = observed(network, sample, names)
     found = []
     for name in names:
         value = values[name]
@@ -213,17 +213,6 @@ def _sample(feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value[:count] for name, value in feeds.items()}
 
 
-def _run(network: Network, sample: Mapping[str, Tensor], taps: Iterable[str]) -> dict[str, Tensor]:
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            values: dict[str, Tensor] = network(sample, tuple(dict.fromkeys(taps)))
-    finally:
-        network.train(training)
-    return values
-
-
 def _comparable(value: Tensor, sample: Mapping[str, Tensor]) -> bool:
     """Whether a tensor has samples first, channels, and floating-point values."""
     samples = {len(v) for v in sample.values() if v.ndim}
@@ -239,7 +228,7 @@ def _candidates(network: Network, sample: Mapping[str, Tensor]) -> list[_Candida
     cuts = [layer for layer in found if layer.cut]
     if len(cuts) > 1 and max(layer.depth for layer in cuts) * 2 > deepest:
         found = cuts
-    values = _run(network, sample, [layer.name for layer in found])
+    values = observed(network, sample, [layer.name for layer in found])
     latest: dict[tuple[object, ...], _Candidate] = {}
     for layer in found:
         value = values[layer.name]

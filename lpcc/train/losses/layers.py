@@ -121,7 +121,7 @@ class Hints(LayerLoss):
     """
 
     name: ClassVar[str] = "hint"
-    weight: ClassVar[float] = 20.0
+    weight: ClassVar[float] = 50.0
 
     def between(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The squared error relative to the teacher's energy."""
@@ -145,7 +145,7 @@ class Features(LayerLoss):
     """
 
     name: ClassVar[str] = "features"
-    weight: ClassVar[float] = 20.0
+    weight: ClassVar[float] = 50.0
 
     def between(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The squared error relative to the teacher's energy."""

@@ -16,6 +16,7 @@ from lpcc.train.losses.base import Loss, Setting, Term
 from lpcc.train.losses.endings import Values, endings, settled
 from lpcc.train.losses.outputs import Automatic
 from lpcc.train.losses.text import Part, format_losses, parse
+from lpcc.train.observing import observed
 from lpcc.train.pairing import Pairing, given_pairs, pair_layers
 
 if TYPE_CHECKING:
@@ -83,8 +84,8 @@ class Objective(nn.Module):
         ours = [t for end in ends for t in (end.student.tensor, end.student.scores)]
         theirs = [pair.teacher for pair in pairing.pairs]
         theirs += [t for end in ends if end.teacher is not None for t in (end.teacher.tensor, end.teacher.scores)]
-        seen = _values(student, batch, [*ours, *(pair.student for pair in pairing.pairs)])
-        taught = {} if teacher is None else _values(teacher, batch, theirs)
+        seen = observed(student, batch, [*ours, *(pair.student for pair in pairing.pairs)])
+        taught = {} if teacher is None else observed(teacher, batch, theirs)
         ends = settled(ends, seen, taught)
         return cls(parts, Setting(ends, pairing, seen, taught, labels))
 
@@ -129,14 +130,3 @@ def _tensors(feeds: Mapping[str, Tensor | Array], student: Network) -> dict[str,
     device = next(iter(student.parameters()), torch.zeros(0)).device
     copied = {name: torch.tensor(value) if isinstance(value, np.ndarray) else value for name, value in feeds.items()}
     return {name: value.to(device) for name, value in copied.items()}
-
-
-def _values(network: Network, batch: Mapping[str, Tensor], taps: Sequence[str]) -> dict[str, Tensor]:
-    training = network.training
-    network.eval()
-    try:
-        with torch.no_grad():
-            values: dict[str, Tensor] = network(batch, tuple(dict.fromkeys(taps)))
-    finally:
-        network.train(training)
-    return values
