@@ -4,13 +4,15 @@ PYTHON ?= $(shell for each in python3.11 python3 python3.12 python3.13 python3.1
 WORKERS ?= 2
 # Small solves gain nothing from threads of their own beside the workers.
 export OMP_NUM_THREADS ?= 1
+# Which torch to install for training; builds for the CPU alone are smaller.
+TORCH ?= torch
 VENV := .venv
 BIN := $(VENV)/bin
 # Without setuptools' remark, at each editable install, that the current folder comes first on Python's path.
 INSTALL := PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet
 EXAMPLE := examples/fashion_mnist
 
-.PHONY: demo test test-slow conformance lint typecheck clean
+.PHONY: demo test test-train test-slow conformance lint typecheck clean
 
 demo: $(VENV)/.installed
 	mkdir -p demo
@@ -20,6 +22,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow"
+
+test-train: $(VENV)/.train
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" tests/lpcc/train tests/passes/transfer \
+		tests/lpcc/test_retraining.py tests/lpcc/cli/test_retrain.py tests/test_readme.py
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
@@ -49,6 +55,11 @@ $(VENV)/.installed: $(BIN)/python pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.installed
 	$(INSTALL) --editable ".[dev]"
+	touch $@
+
+$(VENV)/.train: $(VENV)/.dev
+	$(INSTALL) "$(TORCH)"
+	$(INSTALL) --editable ".[dev,train]"
 	touch $@
 
 clean:

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from dataclasses import fields
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -22,6 +24,7 @@ import pytest
 from lpcc import Pipeline
 from lpcc.cli.app import run
 from lpcc.testing import parse_case
+from lpcc.train.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "fashion_mnist"
@@ -40,6 +43,11 @@ def commands(page: str) -> Iterator[list[str]]:
             words = shlex.split(line, comments=True)
             if words:
                 yield words
+
+
+def trains(arguments: list[str]) -> bool:
+    """Whether a command needs the training extra."""
+    return arguments[0] == "retrain" or any("distill" in argument for argument in arguments)
 
 
 def in_general(report: str) -> list[str]:
@@ -70,11 +78,11 @@ def execute(block: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
 def test_commands(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ran = 0
     for program, *arguments in commands("README.md"):
-        if program == "lpcc":
+        if program == "lpcc" and not (trains(arguments) and find_spec("torch") is None):
             assert run(arguments) == 0, f"lpcc {shlex.join(arguments)}: {capsys.readouterr().err}"
             ran += 1
         else:
-            assert program in ("make", "pip")
+            assert program in ("lpcc", "make", "pip")
     assert ran >= 10
     assert (workspace / "net.arm-cortex-a.onnx").exists()
     assert (workspace / "net.my-board.onnx").exists()
@@ -116,6 +124,26 @@ def test_demo_prints_what_the_readme_shows(
     printed = in_general(capsys.readouterr().out)
     assert printed[: len(in_general(before))] == in_general(before)
     assert printed[-len(in_general(after)) :] == in_general(after)
+
+
+@pytest.mark.skipif(find_spec("torch") is None, reason="the training extra is not installed")
+def test_training(workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = [arguments for program, *arguments in commands("docs/retraining.md") if program == "lpcc"]
+    for arguments in ran:
+        assert run(arguments) == 0, f"lpcc {shlex.join(arguments)}: {capsys.readouterr().err}"
+    assert len(ran) >= 3
+    whole, loop = blocks("docs/retraining.md", "python")
+    execute(whole, monkeypatch)
+    (workspace / "mine.py").write_text(loop)
+    student = ["net.int4.onnx", "--teacher", "net.onnx", "--train", "calib.npz", "--preprocess", "preprocess.toml"]
+    assert run(["retrain", *student, "--trainer", "mine:train", "--epochs", "1", "-o", "own.onnx"]) == 0
+    assert (workspace / "own.onnx").exists()
+
+
+def test_every_option_of_training_is_on_the_page() -> None:
+    page = (ROOT / "docs" / "retraining.md").read_text()
+    for option in fields(Recipe):
+        assert f"`{option.name.replace('_', '-')}`" in page
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/library.md", "docs/writing-a-pass.md"])
