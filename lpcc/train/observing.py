@@ -24,7 +24,7 @@ def observed(network: Network, feeds: Mapping[str, Tensor], taps: Iterable[str] 
     """
     training = network.training
     samples = min((len(value) for value in feeds.values() if value.ndim), default=1)
-    kept = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    kept = {} if network.frozen else {name: buffer.clone() for name, buffer in network.named_buffers()}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         try:

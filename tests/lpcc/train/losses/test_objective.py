@@ -194,6 +194,23 @@ class TestForward:
                     parameter -= 1e-3 * parameter.grad / length
         assert loss(objective, student, teacher, batch, labels)[0] < before
 
+    @pytest.mark.parametrize(
+        "losses",
+        ["auto", "hard", "logits", "labels", "outputs", "hint", "attention", "correlation", "order", "kd+hint"],
+    )
+    def test_training_lowers_it_on_other_samples_too(self, losses: str) -> None:
+        student, teacher = networks()
+        batches = [feeds(64, seed) for seed in range(2)]
+        labels = [teacher(batch)["y"].argmax(1) for batch in batches]
+        objective = Objective.of(losses, student, teacher, batches[0], labels=True)
+        before = loss(objective, student, teacher, batches[1], labels[1])[0].item()
+        optimiser = torch.optim.Adam([*student.parameters(), *objective.parameters()], lr=0.01)
+        for _ in range(60):
+            optimiser.zero_grad()
+            loss(objective, student, teacher, batches[0], labels[0])[0].backward()
+            optimiser.step()
+        assert loss(objective, student, teacher, batches[1], labels[1])[0].item() < 0.9 * before
+
     def test_compares_a_softmax_with_scores_as_scores(self) -> None:
         student, teacher = Network(classifier(4, softmax=True)), Network(classifier(8))
         objective = Objective.of("kd", student, teacher, feeds())
