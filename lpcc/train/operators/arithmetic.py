@@ -144,6 +144,17 @@ def _cumulative(call: Call, function: Kernel, neutral: int) -> Kernel:
     return kernel
 
 
+def stepped(function: Callable[[Tensor], Tensor]) -> Lowering:
+    """An operator that rounds. Its own gradient is zero: quantisers spelt out want it passed straight through."""
+
+    def kernel(x: Tensor) -> Tensor:
+        y = function(x.detach())
+        return y + (x - x.detach()) if x.requires_grad else y
+
+    kernel.__doc__ = "The nearest whole number in that direction; the gradient passes straight through."
+    return always(kernel)
+
+
 def negate(x: Tensor) -> Tensor:
     """-x."""
     return torch.neg(x)
@@ -173,7 +184,7 @@ STANDARD: Mapping[str, Lowering] = {
     "BitwiseNot": bitwise(torch.bitwise_not),
     "BitwiseOr": bitwise(torch.bitwise_or),
     "BitwiseXor": bitwise(torch.bitwise_xor),
-    "Ceil": always(torch.ceil),
+    "Ceil": stepped(torch.ceil),
     "Cos": always(torch.cos),
     "Cosh": always(torch.cosh),
     "CumProd": cum_prod,
@@ -182,7 +193,7 @@ STANDARD: Mapping[str, Lowering] = {
     "Div": divide,
     "Erf": always(torch.erf),
     "Exp": always(torch.exp),
-    "Floor": always(torch.floor),
+    "Floor": stepped(torch.floor),
     "Log": always(torch.log),
     "Max": folded(torch.maximum),
     "Mean": always(mean),
@@ -192,7 +203,7 @@ STANDARD: Mapping[str, Lowering] = {
     "Neg": always(negate),
     "Pow": binary(power),
     "Reciprocal": always(reciprocal),
-    "Round": always(torch.round),
+    "Round": stepped(torch.round),
     "Sin": always(torch.sin),
     "Sinh": always(torch.sinh),
     "Sqrt": always(torch.sqrt),

@@ -101,7 +101,10 @@ def _cut(x: Tensor, starts: list[int], ends: list[int], axes: list[int], steps: 
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         part = slice(start, end, step)
         if step < 0:  # torch does not step backwards: the same elements forwards, then turned round
-            places = range(*part.indices(x.shape[axis]))
+            size = x.shape[axis]
+            first = min(max(start + size if start < 0 else start, 0), size - 1)  # ONNX's, and not Python's
+            last = min(max(end + size if end < 0 else end, -1), size - 1)
+            places = range(first, last, step)
             part = slice(places[-1], places[0] + 1, -step) if places else slice(0, 0)
             flips.append(axis)
         parts[axis] = part

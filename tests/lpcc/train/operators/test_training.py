@@ -86,6 +86,15 @@ def test_casts_to_few_bits_pass_gradients_straight_through() -> None:
     assert lower(Call("Cast", opset=13, attrs={"to": 7}))(x.detach()).dtype == torch.int64
 
 
+@pytest.mark.parametrize(("op", "expected"), [("Round", [2, -1, 0]), ("Floor", [1, -2, 0]), ("Ceil", [2, -1, 1])])
+def test_rounding_passes_gradients_straight_through(op: str, expected: list[float]) -> None:
+    x = torch.tensor([1.7, -1.2, 0.5], requires_grad=True)
+    y = lower(Call(op, opset=13))(x)
+    assert y.tolist() == expected
+    (y * torch.tensor([1.0, 2.0, 3.0])).sum().backward()
+    assert x.grad.tolist() == [1.0, 2.0, 3.0]
+
+
 def test_constants() -> None:
     kernel = lower(Call("Constant", opset=13, attrs={"value_ints": [1, 2]}))
     assert kernel().tolist() == [1, 2]
