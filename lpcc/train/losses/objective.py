@@ -29,9 +29,9 @@ class Objective(nn.Module):
     """A weighted sum of losses on one student and its teacher.
 
     `student_taps` and `teacher_taps` are the hidden tensors that both must give beside their outputs. `pairing` says
-    which layers pair and why, `chosen` what `auto` took for each output (nothing without `auto`). Parameters, where there
-    are any, are regressors: they are trained with the student and thrown away. Losses are scaled by what there is to be
-    learned, so that those without a weight of their own are in balance; nothing here is random.
+    which layers pair and why, `chosen` what `auto` took for each output (nothing without `auto`). Parameters, where
+    there are any, are regressors: they are trained with the student and thrown away. Losses are scaled by what there is
+    to be learned, so that those without a weight of their own are in balance; nothing here is random.
     """
 
     def __init__(self, parts: Sequence[Part], setting: Setting) -> None:
