@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from lpcc.errors import UsageError
@@ -76,13 +77,11 @@ class Loss(ABC):
 
 @dataclass(frozen=True)
 class OutputLoss(Loss):
-    """A loss on what the networks give: the mean over the endings of the kinds that suit it."""
-
-    suits: ClassVar[frozenset[Kind]] = frozenset({Kind.CLASSES, Kind.FLAGS})
+    """A loss on what the networks give: the mean over the endings that suit it, by default those that are scores."""
 
     def bind(self, setting: Setting) -> Term:
         """Takes the endings that suit."""
-        found = [ending for ending in setting.endings if ending.kind in self.suits]
+        found = [ending for ending in setting.endings if self.suits(ending, setting)]
         if not found:
             raise UsageError(
                 f"loss `{self.name}` compares scores of classes, and no output of this network is such; "
@@ -93,6 +92,10 @@ class OutputLoss(Loss):
     @abstractmethod
     def ending(self, ending: Ending, student: Values, teacher: Values, labels: Tensor | None) -> Tensor:
         """The loss on one ending, a scalar."""
+
+    def suits(self, ending: Ending, setting: Setting) -> bool:  # noqa: ARG002
+        """Whether this loss compares such an ending."""
+        return ending.kind is not Kind.NUMBERS
 
     def reads(self, ending: Ending) -> tuple[str, str]:
         """The tensors that `ending` reads, of student and teacher."""
@@ -115,7 +118,7 @@ class OutputTerm(Term):
         self.teacher_taps = tuple(theirs for _, theirs in reads) if loss.needs_teacher else ()
         like = next(iter(setting.student.values()))
         divisors = [loss.divisor(ending, setting) for ending in self.endings]
-        self.register_buffer("divisors", like.new_tensor(divisors).float())
+        self.register_buffer("divisors", torch.tensor(divisors, device=like.device))
 
     def forward(self, student: Values, teacher: Values, labels: Tensor | None) -> Tensor:
         """The mean over the endings."""

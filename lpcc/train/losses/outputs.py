@@ -14,6 +14,7 @@ from lpcc.pipeline.base import Range
 from lpcc.train.losses.base import LEAST, Loss, OutputLoss, OutputTerm, Setting, Term
 from lpcc.train.losses.endings import Ending, Kind, Values
 
+_NOTHING = "no output of this network can be followed: none is of floating-point numbers"
 _MATRIX = 2
 _SURE = 0.0
 """The score from which on a flag is more likely than not."""
@@ -145,12 +146,22 @@ class Outputs(OutputLoss):
 
     name: ClassVar[str] = "outputs"
     weight: ClassVar[float] = 10.0
-    suits: ClassVar[frozenset[Kind]] = frozenset(Kind)
+
+    def bind(self, setting: Setting) -> Term:
+        """Takes all outputs of floating-point numbers."""
+        found = [ending for ending in setting.endings if self.suits(ending, setting)]
+        if not found:
+            raise UsageError(_NOTHING)
+        return OutputTerm(self, found, setting)
 
     def ending(self, ending: Ending, student: Values, teacher: Values, labels: Tensor | None) -> Tensor:  # noqa: ARG002
         """The mean squared difference."""
         gap = ending.student.numbers(student) - ending.of_teacher.numbers(teacher)
         return gap.square().mean()
+
+    def suits(self, ending: Ending, setting: Setting) -> bool:
+        """Any but whole numbers, such as chosen classes."""
+        return setting.student[ending.student.tensor].is_floating_point()
 
     def reads(self, ending: Ending) -> tuple[str, str]:
         """The outputs, not the scores behind them."""
@@ -187,7 +198,7 @@ class Automatic(Loss):
             by_loss[soft if _by_probability(ending, setting.student) else plain].append(ending)
         terms = [OutputTerm(loss, endings, setting) for loss, endings in by_loss.items() if endings]
         if not terms:
-            raise UsageError("no output of this network can be followed: none is of floating-point numbers")
+            raise UsageError(_NOTHING)
         return MeanTerm(terms)
 
     def chosen(self, setting: Setting) -> dict[str, str]:

@@ -142,6 +142,20 @@ class TestOf:
             loss(objective, student, teacher, feeds())
 
 
+def test_chosen_classes_are_followed_by_their_scores() -> None:
+    body = """
+    <ir_version: 8, opset_import: ["": 17]>
+    g (float[N,3,8,8] x) => (int64[N,1,8,8] y{more}) <float[6,3,1,1] w, float[6] b>
+    {{ z = Conv(x, w, b) y = ArgMax<axis=1>(z) }}
+    """
+    alone, both = (Network(from_proto(read_model(body.format(more=more)))) for more in ("", ", float[N,6,8,8] z"))
+    for losses in ("auto", "kd", "labels"):
+        assert Objective.of(losses, alone, alone, feeds()).student_taps == ("z",)
+    assert Objective.of("outputs", both, both, feeds()).student_taps == ("z",)
+    with pytest.raises(UsageError, match="none is of floating-point numbers"):
+        Objective.of("outputs", alone, alone, feeds())
+
+
 class TestForward:
     def test_sums_parts_by_weight(self) -> None:
         student, teacher = networks()
