@@ -174,8 +174,9 @@ class DorefaWeight(FormatWeight):
 
 def format_weight(name: str, decoder: Decoder, start: Array | None, scales: Sequence[Scale]) -> FormatWeight:
     """The latent of a decoder; `scales` are those of its constants that are trained."""
-    families = {PowerOfTwo: PowerWeight, DorefaWeights: DorefaWeight, TwoScaleTernary: TwoScaleWeight}
-    return families.get(type(decoder.kind), FittedWeight)(name, decoder, start, scales)
+    families = ((PowerOfTwo, PowerWeight), (DorefaWeights, DorefaWeight), (TwoScaleTernary, TwoScaleWeight))
+    family = next((family for kind, family in families if isinstance(decoder.kind, kind)), FittedWeight)
+    return family(name, decoder, start, scales)
 
 
 class _Rounded(torch.autograd.Function):

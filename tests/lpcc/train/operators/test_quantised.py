@@ -22,8 +22,14 @@ def scalar(value, dtype=np.float32):
 
 @pytest.mark.parametrize(
     ("dtype", "zero", "opset"),
-    [(np.uint8, 0, 10), (np.uint8, 97, 13), (np.int8, -128, 13), (np.int8, 3, 19), (np.int16, 0, 21)]
-    + [(np.uint16, 30000, 21)],
+    [
+        (np.uint8, 0, 10),
+        (np.uint8, 97, 13),
+        (np.int8, -128, 13),
+        (np.int8, 3, 19),
+        (np.int16, 0, 21),
+        (np.uint16, 30000, 21),
+    ],
 )
 def test_integers_by_tensor(same, dtype, zero, opset):
     same("QuantizeLinear", [X, scalar(0.25), scalar(zero, dtype)], opset=opset)
