@@ -37,7 +37,7 @@ def _bound(bound: Tensor, x: Tensor) -> Tensor:
     """A bound as a number where that costs nothing (torch is faster with numbers), else as a tensor of x's type."""
     if bound is None:
         return None
-    if bound.requires_grad or bound.is_cuda:
+    if bound.requires_grad or bound.device.type != "cpu":
         return bound.to(x)
     return bound.item()
 

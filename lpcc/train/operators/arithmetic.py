@@ -87,7 +87,7 @@ def divide(call: Call) -> Kernel:
 
 def power(a: Tensor, b: Tensor) -> Tensor:
     """a^b, in the type of a."""
-    if b.numel() == 1 and not b.requires_grad and not b.is_cuda and a.dim() >= b.dim():
+    if b.numel() == 1 and not b.requires_grad and b.device.type == "cpu" and a.dim() >= b.dim():
         exponent = b.item()
         if a.is_floating_point():
             return torch.pow(a, exponent)  # a number is faster, and 2 is a square

@@ -49,13 +49,13 @@ def attention(call: Call) -> Kernel:
         scores = torch.matmul(q * root, k.transpose(2, 3) * root)
         if cap:
             scores = torch.tanh(scores / cap) * cap
-        shown = scores
-        if bias is not None:
-            scores = scores + bias
-        shown = scores if mode == _BIASED else shown
+        shown = scores if bias is None or mode != _BIASED else scores + bias
+        if bias is not None:  # a row of nothing but -inf has no softmax, and would have no gradient either
+            shut = torch.isneginf(bias.amax(-1, keepdim=True))
+            scores = scores + torch.where(shut, 0, bias)
         weights = torch.softmax(scores if precision is None else scores.to(precision), -1)
         if bias is not None:
-            weights = torch.where(torch.isneginf(bias.amax(-1, keepdim=True)), 0, weights)
+            weights = torch.where(shut, 0, weights)
         weights = weights.to(q.dtype)
         y = torch.matmul(weights, v)
         y = y.transpose(1, 2).flatten(2) if flat else y

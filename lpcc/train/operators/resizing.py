@@ -222,11 +222,9 @@ class _Resizer:
         if self.sampling.mode == "nearest":
             factor = axis.to // axis.size if axis.size else 0
             if key not in self.kept:
-                self.kept[key] = torch.from_numpy(self.sampling.nearest(axis)).to(x.device)
-                whole = factor * axis.size == axis.to
-                repeats = torch.arange(axis.to, device=x.device) // max(factor, 1)
-                if whole and torch.equal(self.kept[key], repeats):
-                    self.kept[key] = None
+                nearest = self.sampling.nearest(axis)
+                whole = factor * axis.size == axis.to and np.array_equal(nearest, np.arange(axis.to) // max(factor, 1))
+                self.kept[key] = None if whole else torch.from_numpy(nearest).to(x.device)
             places = self.kept[key]
             if places is not None:
                 return x.index_select(at, places)

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="the training extra is not installed
 from torch.autograd.gradcheck import GradcheckError  # noqa: E402
 
 from lpcc.train.operators import OPERATORS, Call, Mode, lower  # noqa: E402  (imports torch)
+from lpcc.train.planner import HOST_INPUTS  # noqa: E402
 
 NOT_DIFFERENTIABLE = {
     *("And", "ArgMax", "ArgMin", "Bernoulli", "BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr"),
@@ -26,6 +27,10 @@ NOT_DIFFERENTIABLE = {
 
 ELSEWHERE = {"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLinear", "Sign"}
 """Operators that round: their gradients pass straight through, and have tests of their own."""
+
+
+READS_VALUES = {"Compress", "CumProd", "MaxRoiPool", "RoiAlign", "Unique"}
+"""Operators of which the size of the result, or the work, depends on the values."""
 
 
 def real(*shape: int, seed: int = 0, low: float = -1.973, high: float = 2.031) -> Any:
@@ -251,6 +256,19 @@ def test_activations_of_half_precision_meet_weights_of_single(case: Case) -> Non
 
     for half, single in zip(outputs(mixed=True), outputs(mixed=False), strict=True):
         torch.testing.assert_close(half, single, rtol=0.05, atol=0.05 * max(single.abs().max().item(), 1e-3))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case.op not in READS_VALUES], ids=str)
+def test_results_are_where_the_data_is(case: Case) -> None:
+    """Data on torch's device `meta`, sizes on the CPU, as the planner has them: no operator mixes the two."""
+    sizes = HOST_INPUTS.get(case.op, ())
+    if case.sequence:
+        sizes = tuple(i for i, x in enumerate(case.inputs) if not x.is_floating_point())
+    given = [x if x is None or i in sizes else x.detach().to("meta") for i, x in enumerate(case.inputs)]
+    kernel = lower(Call(case.op, case.domain, case.opset, case.attrs, len(case.inputs), case.outputs))
+    found = kernel(*(_as_sequence(case.op, given) if case.sequence else given))
+    for y in found if isinstance(found, tuple | list) else (found,):
+        assert y.device.type == "meta"
 
 
 def _as_sequence(op: str, given: list[Any]) -> list[Any]:

@@ -95,6 +95,16 @@ def test_rounding_passes_gradients_straight_through(op: str, expected: list[floa
     assert x.grad.tolist() == [1.0, 2.0, 3.0]
 
 
+def test_a_query_that_may_attend_to_nothing_has_a_gradient() -> None:
+    q = torch.randn(1, 1, 2, 4, requires_grad=True)
+    k, mask = torch.randn(1, 1, 3, 4), torch.tensor([[True, False, True], [False, False, False]])
+    y = lower(Call("Attention", opset=23))(q, k, k, mask)
+    assert y[0, 0, 1].tolist() == [0.0] * 4
+    y.square().sum().backward()
+    assert torch.isfinite(q.grad).all()
+    assert q.grad[0, 0, 0].abs().max() > 0
+
+
 def test_constants() -> None:
     kernel = lower(Call("Constant", opset=13, attrs={"value_ints": [1, 2]}))
     assert kernel().tolist() == [1, 2]
