@@ -172,7 +172,7 @@ class _Training:
         self.optimiser = optimiser_of(recipe, *groups_of(student, objective))
         progress("training: reading the samples", 0, 0)
         self.supply = Supply(data, batch, recipe.holdout, recipe.seed, recipe.buffer * MEGABYTE)
-        self.schedule = Schedule.of(recipe, self.supply.steps)
+        self.rate = recipe.rate(None)
         self.augment = self._augment(data)
         self.masks = Masks.of(student.weights)
         self.average = Average(student, recipe.average) if recipe.average else None
@@ -180,11 +180,7 @@ class _Training:
         self.checkpoint: Checkpoint | None = None
 
         held_out = self.supply.held_out
-        self.judge = (
-            None
-            if held_out is None
-            else Judge(held_out, recipe.metric, device, self.rows, fixed=self.fixed, sampled=self.sampled)
-        )
+        self.judge = None if held_out is None else self._judge_by(held_out, recipe.metric)
         self.epoch, self.step = 1, 0  # the next ones
         self.sums = _Sums()
         self.best: State = state_of(student)
@@ -201,6 +197,8 @@ class _Training:
             self.verdict = verdict = self._judge(self.judge)
             self.history.start, self.history.start_loss = verdict.value, verdict.loss
             self.history.metric, self.history.higher_is_better = self.judge.name, self.judge.higher_is_better
+            self.rate = self._find_rate()
+        self.schedule = Schedule.of(self.recipe, self.supply.steps, self.rate)
         if self._done == 0:
             self._save()  # and find out now whether it can be written
         while not self.history.stopped:
@@ -300,6 +298,16 @@ class _Training:
             self.history.stopped = self._ending(f"{waited} without a better {self.history.metric}")
         self.epoch, self.step, self.sums = self.epoch + 1, 0, _Sums()
 
+    def _judge_by(self, samples: Block, metric: str | None) -> Judge:
+        return Judge(samples, metric, self.device, self.rows, fixed=self.fixed, sampled=self.sampled)
+
+    def _find_rate(self) -> float:
+        """The highest learning rate, which may depend on how far the student is from its teacher."""
+        samples = self.supply.held_out
+        if self.recipe.learning_rate is not None or self.teacher is None or samples is None:
+            return self.recipe.rate(None)
+        return self.recipe.rate(self._judge(self._judge_by(samples, "sqnr")).value)
+
     def _judge(self, judge: Judge) -> Verdict:
         self.student.train(False)
         self.objective.train(False)
@@ -361,6 +369,7 @@ class _Training:
         self.checkpoint.write(
             {
                 "threads": self.threads,
+                "rate": self.rate,
                 "epoch": self.epoch,
                 "step": self.step,
                 "sums": vars(self.sums),
@@ -376,6 +385,7 @@ class _Training:
 
     def load(self, saved: Mapping[str, Any]) -> None:
         """Go on from where a checkpoint was written."""
+        self.rate = saved["rate"]
         self.epoch, self.step, self.sums = saved["epoch"], saved["step"], _Sums(**saved["sums"])
         restore(self.student, saved["student"])
         restore(self.objective, saved["objective"])

@@ -12,6 +12,9 @@ from lpcc.train.recipe import Recipe
 
 Tensor = Any
 
+_UNSET = 0.0
+"""The learning rate until the first step, which brings its own."""
+
 
 def optimiser_of(recipe: Recipe, decayed: Iterable[Tensor], others: Iterable[Tensor]) -> Any:
     """The optimiser of a recipe over two groups of parameters: those that weight decay is for, and the others.
@@ -29,9 +32,9 @@ def optimiser_of(recipe: Recipe, decayed: Iterable[Tensor], others: Iterable[Ten
         raise ModelError("the model has no weights that can be trained")
     if recipe.optimiser == "sgd":
         nesterov = recipe.nesterov and recipe.momentum > 0
-        return torch.optim.SGD(groups, lr=recipe.rate, momentum=recipe.momentum, nesterov=nesterov)
+        return torch.optim.SGD(groups, lr=_UNSET, momentum=recipe.momentum, nesterov=nesterov)
     kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
-    return kind(groups, lr=recipe.rate, betas=(recipe.momentum, 0.999))
+    return kind(groups, lr=_UNSET, betas=(recipe.momentum, 0.999))
 
 
 def groups_of(student: Any, objective: Any) -> tuple[list[Tensor], list[Tensor]]:

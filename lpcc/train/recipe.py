@@ -15,7 +15,8 @@ from lpcc.errors import UsageError
 from lpcc.pipeline.base import Range
 from lpcc.pipeline.syntax import describe
 
-_LEARNING_RATE = {"sgd": 0.02, "adam": 1e-3, "adamw": 1e-3}
+_LEARNING_RATE = {"sgd": 0.05, "adam": 5e-3, "adamw": 5e-3}
+_LEAST_SHARE = 0.05
 _FEWEST_ROWS = 8
 """Samples at a time below which the statistics of a batch say too little to normalise by."""
 
@@ -39,7 +40,7 @@ class Recipe:
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     """Descent with momentum; Adam (Kingma & Ba 2015); Adam with decoupled decay (Loshchilov & Hutter 2019)."""
     learning_rate: Annotated[float, Range(1e-9, 1e3)] | None = None
-    """The highest rate of the schedule. None: 0.02 for sgd, 0.001 for adam and adamw."""
+    """The highest rate of the schedule. None: by how far the student is from its teacher, see `rate`."""
     momentum: Annotated[float, Range(0, 0.9999)] = 0.9
     """Share of the last step in the next; Adam's first beta."""
     nesterov: bool = True
@@ -94,10 +95,20 @@ class Recipe:
         found = {field.name: getattr(options, field.name) for field in fields(cls) if hasattr(options, field.name)}
         return cls(**{**found, **others})
 
-    @property
-    def rate(self) -> float:
-        """The highest learning rate."""
-        return _LEARNING_RATE[self.optimiser] if self.learning_rate is None else self.learning_rate
+    def rate(self, sqnr_db: float | None) -> float:
+        """The highest learning rate, for a student whose outputs have `sqnr_db` against its teacher's.
+
+        Where none is stated, a student that knows nothing any more learns fast, and one that is nearly right is not led
+        astray: with the power of noise N and signal S,
+
+            rate = peak * min(1, max(1/20, N / S))      peak = 0.05 for sgd, 0.005 for adam and adamw
+
+        The peak itself where the distance is not known (None).
+        """
+        if self.learning_rate is not None:
+            return self.learning_rate
+        share = 1.0 if sqnr_db is None or math.isnan(sqnr_db) else 10 ** (-min(max(sqnr_db, 0.0), 100.0) / 10)
+        return _LEARNING_RATE[self.optimiser] * max(share, _LEAST_SHARE)
 
     def trains_norms(self, rows: int) -> bool:
         """Whether batch norms learn from batches of `rows` samples."""

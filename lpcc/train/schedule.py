@@ -27,11 +27,11 @@ class Schedule:
     cosine: bool
 
     @classmethod
-    def of(cls, recipe: Recipe, steps: int) -> Schedule:
-        """The schedule of a recipe whose epochs have `steps` steps."""
+    def of(cls, recipe: Recipe, steps: int, peak: float) -> Schedule:
+        """The schedule of a recipe whose epochs have `steps` steps, and whose highest rate is `peak`."""
         total = recipe.epochs * steps
         warmup = min(round(recipe.warmup * steps), int(total * _LONGEST_WARMUP))
-        return cls(recipe.rate, warmup, total, recipe.schedule == "cosine")
+        return cls(peak, warmup, total, recipe.schedule == "cosine")
 
     def __call__(self, step: int) -> float:
         """The rate of a step, counted from 0 over all epochs."""

@@ -173,6 +173,17 @@ def test_never_worse_than_the_start() -> None:
     assert history.stopped == "all epochs done; no epoch was better than the start, whose weights are kept"
 
 
+def test_a_student_that_is_nearly_right_learns_slowly() -> None:
+    rates = []
+    for noise in (0.005, 3.0):
+        student = Net(2)
+        with torch.no_grad():
+            student.last.weight += noise * torch.from_numpy(samples(4, seed=7)).repeat(1, 3)
+        history = fit(student, Net(2), Aim(), dataset(), Recipe(epochs=1, batch=32, schedule="constant"))
+        rates.append(history.epochs[0].learning_rate)
+    assert rates == pytest.approx([0.05 / 20, 0.05])
+
+
 def test_ends_early_where_nothing_gets_better() -> None:
     history = fit(Net(2), Net(2), Aim(), dataset(), Recipe(epochs=50, batch=32, learning_rate=1, patience=3))
     assert len(history.epochs) == 3
@@ -218,12 +229,16 @@ def test_batch_norms_learn_where_batches_are_large_enough() -> None:
 def test_a_fixed_batch_is_filled_up_with_what_does_not_count() -> None:
     fixed = Dataset.from_arrays({"x": samples(50)}, None, [TensorSpec("x", F32, (16, 8))])
     student, aim = Net(1), Aim()
-    history = fit(student, Net(2), aim, fixed, Recipe(epochs=1, batch=8, holdout=0.1, norms="frozen", clip=0))
+    history = fit(
+        student, Net(2), aim, fixed, Recipe(epochs=1, batch=8, holdout=0.1, norms="frozen", clip=0, learning_rate=0.02)
+    )
     assert {rows for _, rows in student.seen} == {16}
     assert sum(aim.counts) == 5 + 45 + 5
     free = Dataset.from_arrays({"x": samples(50)})
     other = Net(1)
-    same = fit(other, Net(2), Aim(), free, Recipe(epochs=1, batch=16, holdout=0.1, norms="frozen", clip=0))
+    same = fit(
+        other, Net(2), Aim(), free, Recipe(epochs=1, batch=16, holdout=0.1, norms="frozen", clip=0, learning_rate=0.02)
+    )
     assert history.epochs[0].loss == pytest.approx(same.epochs[0].loss, rel=1e-5)
     assert history.epochs[0].held_out_loss == pytest.approx(same.epochs[0].held_out_loss, rel=1e-5)
     torch.testing.assert_close(student.first.weight, other.first.weight, rtol=1e-4, atol=1e-6)

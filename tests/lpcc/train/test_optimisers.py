@@ -48,6 +48,14 @@ def test_a_parameter_counts_once_and_frozen_ones_do_not() -> None:
     assert [[p is shared for p in group["params"]] for group in optimiser.param_groups] == [[True]]
 
 
+def test_each_step_brings_its_rate() -> None:
+    weight = parameter(1.0)
+    optimiser = optimiser_of(Recipe(momentum=0, weight_decay=0), [weight], [])
+    weight.sum().backward()
+    step_of(optimiser, 0.25, clip=0)
+    assert weight.item() == 0.75
+
+
 def test_nothing_to_train_is_one_line() -> None:
     with pytest.raises(ModelError, match="the model has no weights that can be trained"):
         optimiser_of(Recipe(), [], [])

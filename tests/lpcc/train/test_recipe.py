@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, fields
 
 import pytest
@@ -41,13 +42,17 @@ def test_options_out_of_range_are_one_line(options: dict[str, object], message: 
 
 def test_whole_numbers_are_numbers_and_none_stays_none() -> None:
     recipe = Recipe(learning_rate=1, clip=0, at_once=None, patience=None, metric=None)
-    assert recipe.rate == 1
+    assert recipe.rate(None) == 1
     assert recipe.patience is None
 
 
-def test_the_rate_depends_on_the_optimiser_unless_given() -> None:
-    assert Recipe(optimiser="adam").rate < Recipe(optimiser="sgd").rate
-    assert Recipe(optimiser="adam", learning_rate=0.5).rate == 0.5
+def test_the_rate_is_lower_the_nearer_the_student_is_unless_given() -> None:
+    for optimiser, peak in (("sgd", 0.05), ("adam", 0.005), ("adamw", 0.005)):
+        recipe = Recipe(optimiser=optimiser)  # type: ignore[arg-type]
+        assert [recipe.rate(db) for db in (None, math.nan, -math.inf, -3.0, 0.0)] == [peak] * 5
+        assert recipe.rate(10.0) == pytest.approx(peak / 10)
+        assert recipe.rate(15.0) == recipe.rate(40.0) == recipe.rate(math.inf) == pytest.approx(peak / 20)
+    assert {Recipe(learning_rate=0.5).rate(db) for db in (None, 0.0, 20.0)} == {0.5}
 
 
 def test_a_pass_with_options_of_the_same_names_gives_a_recipe() -> None:

@@ -10,7 +10,7 @@ from lpcc.train.schedule import Schedule
 
 
 def test_warm_up_in_a_line_then_half_a_cosine_to_zero() -> None:
-    schedule = Schedule.of(Recipe(epochs=10, warmup=1, learning_rate=0.8), steps=10)
+    schedule = Schedule.of(Recipe(epochs=10, warmup=1), steps=10, peak=0.8)
     rates = [schedule(step) for step in range(100)]
     assert rates[:10] == pytest.approx([0.8 * (step + 1) / 11 for step in range(10)])
     assert rates[10] == max(rates) == 0.8
@@ -21,13 +21,13 @@ def test_warm_up_in_a_line_then_half_a_cosine_to_zero() -> None:
 
 
 def test_constant_after_the_warm_up() -> None:
-    schedule = Schedule.of(Recipe(epochs=4, warmup=0.5, learning_rate=1, schedule="constant"), steps=6)
+    schedule = Schedule.of(Recipe(epochs=4, warmup=0.5, schedule="constant"), steps=6, peak=1)
     assert schedule(0) == 0.25
     assert {schedule(step) for step in range(3, 24)} == {1.0}
 
 
 def test_the_warm_up_of_a_short_training_is_a_third_at_most() -> None:
-    schedule = Schedule.of(Recipe(epochs=1, warmup=100), steps=9)
+    schedule = Schedule.of(Recipe(epochs=1, warmup=100), steps=9, peak=1)
     assert schedule.warmup == 3
-    one = Schedule.of(Recipe(epochs=1, warmup=100, learning_rate=0.5), steps=1)
+    one = Schedule.of(Recipe(epochs=1, warmup=100), steps=1, peak=0.5)
     assert one(0) == 0.5
