@@ -37,8 +37,11 @@ class Recipe:
 
     None: the whole batch. A model of fixed batch size takes its own.
     """
-    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
-    """Descent with momentum; Adam (Kingma & Ba 2015); Adam with decoupled decay (Loshchilov & Hutter 2019)."""
+    optimiser: Literal["sgd", "adam", "adamw"] = "adam"
+    """Descent with momentum; Adam (Kingma & Ba 2015); Adam with decoupled decay (Loshchilov & Hutter 2019).
+
+    Adam suits weights and the steps of quantisers alike, whose gradients differ by orders of magnitude.
+    """
     learning_rate: Annotated[float, Range(1e-9, 1e3)] | None = None
     """The highest rate of the schedule. None: by how far the student is from its teacher, see `rate`."""
     momentum: Annotated[float, Range(0, 0.9999)] = 0.9

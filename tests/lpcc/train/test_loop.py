@@ -94,7 +94,7 @@ def trained(
     return student, history
 
 
-SHORT = Recipe(epochs=3, batch=32, learning_rate=0.05)
+SHORT = Recipe(optimiser="sgd", epochs=3, batch=32, learning_rate=0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,7 @@ def test_the_same_twice_in_a_row(optimiser: Any) -> None:
 
 def test_the_same_twice_in_a_row_by_two_threads() -> None:
     torch.set_num_threads(2)
-    recipe = Recipe(epochs=1, batch=32, holdout=0)
+    recipe = Recipe(optimiser="sgd", epochs=1, batch=32, holdout=0)
     one, other = (trained(recipe, hint=True, data=dataset(100))[0] for _ in range(2))
     assert weights(one) == weights(other) != weights(Net(1))
 
@@ -152,7 +152,7 @@ def test_nothing_of_what_a_program_draws_depends_on_it() -> None:
 
 def test_the_end_is_the_best_of_the_epochs() -> None:
     """The rate is so high that later epochs are worse; the student is what it was after the best."""
-    recipe = Recipe(epochs=6, batch=32, learning_rate=0.6, schedule="constant", clip=0, seed=1)
+    recipe = Recipe(optimiser="sgd", epochs=6, batch=32, learning_rate=0.6, schedule="constant", clip=0, seed=1)
     student, history = trained(recipe)
     metrics = [epoch.metric for epoch in history.epochs]
     assert history.best_metric == max(metric for metric in metrics if metric is not None)
@@ -167,7 +167,7 @@ def test_the_end_is_the_best_of_the_epochs() -> None:
 def test_never_worse_than_the_start() -> None:
     student, teacher = Net(2), Net(2)  # nothing to be learned
     before = weights(student)
-    history = fit(student, teacher, Aim(), dataset(), Recipe(epochs=2, batch=32, learning_rate=5))
+    history = fit(student, teacher, Aim(), dataset(), Recipe(optimiser="sgd", epochs=2, batch=32, learning_rate=5))
     assert weights(student) == before
     assert (history.best, history.best_metric) == (0, 100.0)
     assert history.stopped == "all epochs done; no epoch was better than the start, whose weights are kept"
@@ -179,13 +179,17 @@ def test_a_student_that_is_nearly_right_learns_slowly() -> None:
         student = Net(2)
         with torch.no_grad():
             student.last.weight += noise * torch.from_numpy(samples(4, seed=7)).repeat(1, 3)
-        history = fit(student, Net(2), Aim(), dataset(), Recipe(epochs=1, batch=32, schedule="constant"))
+        history = fit(
+            student, Net(2), Aim(), dataset(), Recipe(optimiser="sgd", epochs=1, batch=32, schedule="constant")
+        )
         rates.append(history.epochs[0].learning_rate)
     assert rates == pytest.approx([0.05 / 20, 0.05])
 
 
 def test_ends_early_where_nothing_gets_better() -> None:
-    history = fit(Net(2), Net(2), Aim(), dataset(), Recipe(epochs=50, batch=32, learning_rate=1, patience=3))
+    history = fit(
+        Net(2), Net(2), Aim(), dataset(), Recipe(optimiser="sgd", epochs=50, batch=32, learning_rate=1, patience=3)
+    )
     assert len(history.epochs) == 3
     assert history.stopped == (
         "3 epochs without a better agreement; no epoch was better than the start, whose weights are kept"
@@ -202,7 +206,7 @@ def test_samples_held_out_are_never_trained_on() -> None:
 
 
 def test_nothing_held_out_keeps_the_last_epoch() -> None:
-    student, history = trained(Recipe(epochs=2, batch=32, holdout=0))
+    student, history = trained(Recipe(optimiser="sgd", epochs=2, batch=32, holdout=0))
     assert (history.held_out, history.metric, history.start, history.best) == (0, "", None, 2)
     assert history.samples == 300
     assert history.stopped == "all epochs done"
@@ -211,7 +215,7 @@ def test_nothing_held_out_keeps_the_last_epoch() -> None:
 
 def test_batches_are_parts_of_a_step() -> None:
     """Without batch statistics parts of a step add up to it."""
-    whole = Recipe(epochs=1, batch=60, norms="frozen", holdout=0, clip=0)
+    whole = Recipe(optimiser="sgd", epochs=1, batch=60, norms="frozen", holdout=0, clip=0)
     (one, _), (other, _) = trained(whole), trained(Recipe(**{**whole.to_json(), "at_once": 7}))
     assert {rows for training, rows in one.seen if training} == set()
     assert {rows for _, rows in other.seen} == {6, 7}
@@ -220,8 +224,8 @@ def test_batches_are_parts_of_a_step() -> None:
 
 
 def test_batch_norms_learn_where_batches_are_large_enough() -> None:
-    large, small = trained(SHORT)[0], trained(Recipe(epochs=1, batch=32, at_once=4))[0]
-    few, _ = trained(Recipe(epochs=1, batch=32, holdout=0.2), data=dataset(8))
+    large, small = trained(SHORT)[0], trained(Recipe(optimiser="sgd", epochs=1, batch=32, at_once=4))[0]
+    few, _ = trained(Recipe(optimiser="sgd", epochs=1, batch=32, holdout=0.2), data=dataset(8))
     assert int(large.norm.num_batches_tracked) > 0
     assert int(small.norm.num_batches_tracked) == int(few.norm.num_batches_tracked) == 0
 
@@ -230,14 +234,22 @@ def test_a_fixed_batch_is_filled_up_with_what_does_not_count() -> None:
     fixed = Dataset.from_arrays({"x": samples(50)}, None, [TensorSpec("x", F32, (16, 8))])
     student, aim = Net(1), Aim()
     history = fit(
-        student, Net(2), aim, fixed, Recipe(epochs=1, batch=8, holdout=0.1, norms="frozen", clip=0, learning_rate=0.02)
+        student,
+        Net(2),
+        aim,
+        fixed,
+        Recipe(optimiser="sgd", epochs=1, batch=8, holdout=0.1, norms="frozen", clip=0, learning_rate=0.02),
     )
     assert {rows for _, rows in student.seen} == {16}
     assert sum(aim.counts) == 5 + 45 + 5
     free = Dataset.from_arrays({"x": samples(50)})
     other = Net(1)
     same = fit(
-        other, Net(2), Aim(), free, Recipe(epochs=1, batch=16, holdout=0.1, norms="frozen", clip=0, learning_rate=0.02)
+        other,
+        Net(2),
+        Aim(),
+        free,
+        Recipe(optimiser="sgd", epochs=1, batch=16, holdout=0.1, norms="frozen", clip=0, learning_rate=0.02),
     )
     assert history.epochs[0].loss == pytest.approx(same.epochs[0].loss, rel=1e-5)
     assert history.epochs[0].held_out_loss == pytest.approx(same.epochs[0].held_out_loss, rel=1e-5)
@@ -248,7 +260,7 @@ def test_inputs_without_a_sample_axis_run_one_by_one() -> None:
     inputs = [TensorSpec("x", F32, (2, 8)), TensorSpec("scalar", F32, ())]
     data = Dataset.from_arrays({"x": samples(60).reshape(30, 2, 8), "scalar": np.zeros(30, np.float32)}, None, inputs)
     student = Net(1)
-    history = fit(student, Net(2), Aim(), data, Recipe(epochs=1, batch=4))
+    history = fit(student, Net(2), Aim(), data, Recipe(optimiser="sgd", epochs=1, batch=4))
     assert {rows for _, rows in student.seen} == {2}
     assert history.samples == 27
 
@@ -260,7 +272,13 @@ def test_pruned_weights_stay_zero_in_the_average_too() -> None:
             student.first.weight[student.first.weight.abs() < 0.2] = 0
         zeros = student.first.weight.detach() == 0
         before = student.first.weight.detach().clone()
-        fit(student, Net(2), Aim(), dataset(), Recipe(epochs=2, batch=32, average=average, learning_rate=0.1))
+        fit(
+            student,
+            Net(2),
+            Aim(),
+            dataset(),
+            Recipe(optimiser="sgd", epochs=2, batch=32, average=average, learning_rate=0.1),
+        )
         assert torch.equal(student.first.weight == 0, zeros)
         assert not torch.equal(student.first.weight, before)
 
@@ -289,7 +307,9 @@ def test_regressors_are_trained_and_decay() -> None:
 
 def test_labels_alone_without_a_teacher() -> None:
     student = Net(1)
-    history = fit(student, None, Aim(), dataset(400, labels=True), Recipe(epochs=4, batch=32, learning_rate=0.1))
+    history = fit(
+        student, None, Aim(), dataset(400, labels=True), Recipe(optimiser="sgd", epochs=4, batch=32, learning_rate=0.1)
+    )
     assert history.metric == "top1"
     assert history.best_metric is not None
     assert history.best_metric > 75
@@ -331,7 +351,7 @@ def images(count: int = 80) -> Dataset:
 
 def test_the_loss_of_mixed_labels_is_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     aim = Labelled()
-    recipe = Recipe(epochs=1, batch=40, mix="mixup", holdout=0, at_once=20, flip=True, crop=2)
+    recipe = Recipe(optimiser="sgd", epochs=1, batch=40, mix="mixup", holdout=0, at_once=20, flip=True, crop=2)
     history = fit(Images(1), Images(2), aim, images(40), recipe)
     own, theirs = torch.cat(aim.given[0::2]), torch.cat(aim.given[1::2])
     assert own.tolist() != theirs.tolist()
@@ -341,7 +361,9 @@ def test_the_loss_of_mixed_labels_is_mixed(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_held_out_images_are_not_mixed() -> None:
     aim = Labelled()
-    history = fit(Images(1), None, aim, images(80), Recipe(epochs=1, batch=40, mix="both", crop=1, holdout=0.5))
+    history = fit(
+        Images(1), None, aim, images(80), Recipe(optimiser="sgd", epochs=1, batch=40, mix="both", crop=1, holdout=0.5)
+    )
     assert history.held_out == 40
     assert len(aim.given) == 1 + 2 + 1  # the start, both halves of a mixture, the epoch
 
@@ -437,4 +459,4 @@ def test_what_a_stream_raises_in_the_middle_comes_through(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     data = Dataset.open("a_stream_that_breaks:rows", [TensorSpec("x", F32, (None, 8))])
     with pytest.raises(DataError, match="raised OSError: the disk is gone"):
-        fit(Net(1), Net(2), Aim(), data, Recipe(epochs=9, batch=4096, buffer=1))
+        fit(Net(1), Net(2), Aim(), data, Recipe(optimiser="sgd", epochs=9, batch=4096, buffer=1))

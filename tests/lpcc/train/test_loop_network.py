@@ -35,7 +35,7 @@ g (float[N,3,10,10] x) => (float[N,5] y)
     y = Gemm<transB=1>(f, matrix, bias)
 }
 """
-RECIPE = Recipe(epochs=3, batch=16, learning_rate=0.05, average=0.9)
+RECIPE = Recipe(optimiser="sgd", epochs=3, batch=16, learning_rate=0.05, average=0.9)
 
 
 @pytest.fixture(autouse=True)

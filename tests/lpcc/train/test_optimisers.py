@@ -50,7 +50,7 @@ def test_a_parameter_counts_once_and_frozen_ones_do_not() -> None:
 
 def test_each_step_brings_its_rate() -> None:
     weight = parameter(1.0)
-    optimiser = optimiser_of(Recipe(momentum=0, weight_decay=0), [weight], [])
+    optimiser = optimiser_of(Recipe(optimiser="sgd", momentum=0, weight_decay=0), [weight], [])
     weight.sum().backward()
     step_of(optimiser, 0.25, clip=0)
     assert weight.item() == 0.75
@@ -63,10 +63,10 @@ def test_nothing_to_train_is_one_line() -> None:
 
 def test_kinds() -> None:
     weight = parameter(1.0)
-    sgd = optimiser_of(Recipe(momentum=0.8), [weight], [])
+    sgd = optimiser_of(Recipe(optimiser="sgd", momentum=0.8), [weight], [])
     assert (type(sgd), sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (torch.optim.SGD, 0.8, True)
-    assert not optimiser_of(Recipe(nesterov=False), [weight], []).defaults["nesterov"]
-    assert not optimiser_of(Recipe(momentum=0), [weight], []).defaults["nesterov"]
+    assert not optimiser_of(Recipe(optimiser="sgd", nesterov=False), [weight], []).defaults["nesterov"]
+    assert not optimiser_of(Recipe(optimiser="sgd", momentum=0), [weight], []).defaults["nesterov"]
     for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
         found = optimiser_of(Recipe(optimiser=name, momentum=0.8), [weight], [])  # type: ignore[arg-type]
         assert type(found) is kind
@@ -75,7 +75,7 @@ def test_kinds() -> None:
 
 def test_sgd_with_nesterov_is_the_formula() -> None:
     weight = parameter(1.0)
-    optimiser = optimiser_of(Recipe(momentum=0.5, weight_decay=0.1), [weight], [])
+    optimiser = optimiser_of(Recipe(optimiser="sgd", momentum=0.5, weight_decay=0.1), [weight], [])
     expected, velocity = 1.0, 0.0
     for step in range(4):
         optimiser.zero_grad()
@@ -99,7 +99,7 @@ def test_adamw_decays_apart_from_the_gradient() -> None:
 
 def test_the_norm_of_all_gradients_is_cut() -> None:
     a, b = parameter(0.0), parameter(0.0)
-    optimiser = optimiser_of(Recipe(momentum=0, weight_decay=0), [a], [b])
+    optimiser = optimiser_of(Recipe(optimiser="sgd", momentum=0, weight_decay=0), [a], [b])
     (3 * a + 4 * b).sum().backward()
     assert step_of(optimiser, 1.0, clip=1.0)
     assert (a.item(), b.item()) == pytest.approx((-0.6, -0.8), rel=1e-4)

@@ -34,7 +34,7 @@ STREAMED = Recipe(
     epochs=EPOCHS, batch=20, optimiser="adamw", average=0.9, flip=True, crop=2, mix="both", at_once=10, buffer=1
 )
 """Everything at once. The images do not fit into the buffer: they are shuffled on their way."""
-KEPT = Recipe(epochs=EPOCHS, batch=20, holdout=0, patience=3)
+KEPT = Recipe(optimiser="sgd", epochs=EPOCHS, batch=20, holdout=0, patience=3)
 
 
 class Net(torch.nn.Module):  # type: ignore[misc]
@@ -242,7 +242,10 @@ def test_it_goes_on_with_the_threads_that_it_began_with(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"recipe": Recipe(epochs=5, batch=20, holdout=0, patience=3)}, "of another recipe: epochs was 4, now it is 5"),
+        (
+            {"recipe": Recipe(optimiser="sgd", epochs=5, batch=20, holdout=0, patience=3)},
+            "of another recipe: epochs was 4, now it is 5",
+        ),
         ({"samples": data(600, seed=1)}, "of other data"),
         ({"samples": data(601)}, "of other data"),
     ],
