@@ -46,7 +46,7 @@ def retrain(
     batch: Annotated[int, typer.Option("--batch", min=1, help="Images for each step.")] = 64,
     learning_rate: Annotated[
         float | None,
-        typer.Option("--learning-rate", show_default="0.02; adam: 0.001", help="The highest of the schedule."),
+        typer.Option("--learning-rate", show_default="by the distance to TEACHER", help="The highest of the schedule."),
     ] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Images: mirror half of them left to right.")] = False,
     crop: Annotated[int, typer.Option("--crop", min=0, help="Images: pixels by which to shift them at most.")] = 0,
