@@ -155,7 +155,7 @@ def _integers(sets: list[_Set], scales: dict[str, Scale], starts: Mapping[str, A
         if name not in scales:
             scale = np.asarray(own.scale.values)
             greatest = float((integers.high - integers.zero).max())
-            scales[name] = Scale([name], scale, counts[name] / scale.size, greatest, floor=floors[name])
+            scales[name] = Scale([name], scale, counts[name], greatest, floor=floors[name])
         steps = array_of(
             spread(tensor_of(np.asarray(own.scale.values)), integers.values.shape, integers.axis, integers.block),
             np.float32,
@@ -262,9 +262,7 @@ def _formats(layers: Iterable[gs.Node], scales: dict[str, Scale], starts: Mappin
             continue
         for constant in coded.scales:
             values_ = np.asarray(constant.values)
-            scales[str(constant.name)] = Scale(
-                [str(constant.name)], values_, coded.values.size / values_.size, coded.greatest
-            )
+            scales[str(constant.name)] = Scale([str(constant.name)], values_, coded.values.size, coded.greatest)
         start = _start(readers[key], coded.values, starts)
         found.latents[name] = coded.build(name, start, [scales[str(constant.name)] for constant in coded.scales])
 

@@ -22,10 +22,10 @@ class Scale(Latent):
     """A scale or an array of them, trained by Learned step size quantization (Esser et al., ICLR 2020).
 
     ``s = s_0 p`` with the parameter p, which starts at 1, within ``[floor, ceiling]``. The gradient of p is that of s
-    times ``g / s_0``, with the paper's gradient scale ``g = 1 / sqrt(N Q)`` for N numbers that share the scale and the
-    greatest integer Q (section 2.2). So a step of SGD moves s by what it does in the paper, and one of Adam, whose
-    steps have the size of the learning rate, moves it by that share of itself, however small s is. At an end of the
-    range there is no gradient that leads beyond it.
+    times ``g / s_0``, with the paper's gradient scale ``g = 1 / sqrt(N Q)`` for N weights of a layer, or numbers of an
+    activation of one sample, and the greatest integer Q (section 2.2). So a step of SGD moves s by what it does in the
+    paper, and one of Adam, whose steps have the size of the learning rate, moves it by that share of itself, however
+    small s is. At an end of the range there is no gradient that leads beyond it.
 
     The paper has one scale for a layer. Of several, as of the output channels of folded batch norms, which differ by
     orders of magnitude, the smallest would run away by ``1 / s_0``: they take ``g s_0 / m^2`` with the median m of all.

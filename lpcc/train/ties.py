@@ -103,7 +103,7 @@ def scale_of(tie: Tie, shapes: Shapes) -> Scale:
         low, high = _units(node)
         greatest = max(greatest, -low, high)
         ceiling = min(ceiling, _clipped_to(node, low, high, float(value.max(initial=0.0))))
-    return Scale(tie.names, value, features / value.size, greatest, trained=tie.reason is None, ceiling=ceiling)
+    return Scale(tie.names, value, features, greatest, trained=tie.reason is None, ceiling=ceiling)
 
 
 def ends_of(tie: Tie, scale: Scale) -> dict[str, Latent]:
