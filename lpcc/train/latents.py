@@ -7,6 +7,7 @@ it is, with a reason.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -71,6 +72,11 @@ def find(graph: gs.Graph, float_graph: gs.Graph | None = None) -> Found:
     _integers(_sets(layers), scales, starts, found)
     _biases(layers, scales, found)
     _formats(layers, scales, starts, found)
+    ambiguous = _ambiguous(graph)
+    for name, latent in list(found.latents.items()) if ambiguous else ():
+        if not ambiguous.isdisjoint({name, *latent.stored()}):
+            del found.latents[name]
+            found.frozen[name] = "another tensor has its name, in another branch"
     return found
 
 
@@ -302,6 +308,15 @@ def _ends(stored: gs.Tensor) -> Iterator[gs.Node]:
             yield from _ends(node.outputs[0])
         else:
             yield node
+
+
+def _ambiguous(graph: gs.Graph) -> set[str]:
+    """Names that different tensors have in branches of control flow: latents are told apart by name."""
+    if len(list(edit.graphs(graph))) == 1:
+        return set()
+    tensors = {id(t): str(t.name) for node in edit.nodes(graph) for t in (*node.inputs, *node.outputs) if t.name}
+    count = Counter(tensors.values())
+    return {name for name, number in count.items() if number > 1}
 
 
 def _maker(tensor: gs.Tensor | None) -> gs.Node | None:

@@ -235,6 +235,43 @@ def test_integers_with_two_scales_stay():
         np.testing.assert_allclose(Network(graph)({"x": torch.from_numpy(x)})["y"].numpy(), want, rtol=1e-5)
 
 
+BRANCHES = """<ir_version: 10, opset_import: ["": 17]>
+g (float[N,4] x, bool c) => (float[N,4] y)
+{
+    y = If(c) <
+        then_branch = t () => (float[N,4] a)
+            <float s = {0.5}, uint8 z = {3}, float u = {0.5}, uint8 v = {3}>
+            { q = QuantizeLinear(x, s, z)  a = DequantizeLinear(q, u, v) },
+        else_branch = e () => (float[N,4] b)
+            <float %s = {0.25}, uint8 w = {3}>
+            { r = QuantizeLinear(x, %s, w)  b = DequantizeLinear(r, %s, w) }
+    >
+}"""
+
+
+def test_branches_have_scales_of_their_own():
+    graph = from_proto(read_model(BRANCHES % (("other",) * 3)))
+    annotate(graph)
+    found = find(graph)
+    assert set(found.latents) == {"s", "u", "other"}
+    assert found.latents["s"] is found.latents["u"]
+
+
+def test_names_that_branches_use_twice_stay():
+    graph = from_proto(read_model(BRANCHES % (("s",) * 3)))
+    annotate(graph)
+    found = find(graph)
+    assert found.latents == {}
+    assert found.frozen["s"] == found.frozen["u"] == "another tensor has its name, in another branch"
+    x = np.random.default_rng(0).standard_normal((8, 4)).astype(np.float32)
+    for condition in (True, False):
+        feeds = {"x": x, "c": np.asarray(condition)}
+        want = Session(to_proto(graph), optimise=False).run(feeds)["y"]
+        with torch.no_grad():
+            found_now = Network(graph)({key: torch.from_numpy(value) for key, value in feeds.items()})["y"]
+        np.testing.assert_array_equal(found_now.numpy(), want)
+
+
 def test_a_float_graph_of_other_weights_is_no_start():
     text = SHARED % (0.1, "ws")
     graph = from_proto(read_model(text))
