@@ -13,6 +13,7 @@ import torch.nn.functional as F  # noqa: N812  (its usual name)
 from lpcc.train.operators.call import Call, Kernel, Lowering, Tensor, Unsupported
 
 _F = np.float32  # the coordinates are computed in single precision, as runtimes do: it decides which pixel is nearest
+_HALF = 1e-6  # so near to the middle of two pixels counts as the middle: as onnxruntime has it
 _MODES = {"nearest": "nearest", "linear": "linear", "bilinear": "linear", "cubic": "cubic"}
 _TRANSFORMS = (
     *("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel"),
@@ -68,9 +69,9 @@ class Sampling:
 
     def nearest(self, axis: Axis) -> np.ndarray[Any, Any]:
         """The one element of the input for each of the output."""
-        places = self.places(axis)
-        rounded = {"round_prefer_floor": np.ceil(places - _F(0.5)), "round_prefer_ceil": np.floor(places + _F(0.5))}
-        rounded |= {"floor": np.floor(places), "ceil": np.ceil(places)}
+        places = self.places(axis).astype(np.float64)
+        rounded = {"round_prefer_floor": np.ceil(places - 0.5 - _HALF), "floor": np.floor(places)}
+        rounded |= {"round_prefer_ceil": np.floor(places + 0.5 + _HALF), "ceil": np.ceil(places)}
         return np.clip(rounded[self.rounding], 0, axis.size - 1).astype(np.int64)
 
     def matrix(self, axis: Axis) -> np.ndarray[Any, Any]:

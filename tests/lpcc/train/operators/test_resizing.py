@@ -55,6 +55,15 @@ def test_resize(
     same("Resize", inputs, opset=13, tolerance=1e-4, **attrs)
 
 
+@pytest.mark.parametrize("rounding", ["round_prefer_floor", "round_prefer_ceil"])
+@pytest.mark.parametrize(("size", "to"), [(7, 2), (14, 4), (30, 16), (38, 40), (30, 9), (26, 1), (28, 57)])
+@pytest.mark.parametrize("transform", ["asymmetric", "half_pixel"])
+def test_middles_of_two_pixels(same: Compare, rounding: str, size: int, to: int, transform: str) -> None:
+    """Where single precision misses the middle by a hair; of some sizes by more, which counts."""
+    attrs = {"nearest_mode": rounding, "coordinate_transformation_mode": transform, "mode": "nearest"}
+    same("Resize", [image(1, 1, size, 1), None, None, np.array([1, 1, to, 1])], opset=13, **attrs)
+
+
 @pytest.mark.parametrize("mode", ["nearest", "linear"])
 @pytest.mark.parametrize("opset", [7, 9])
 @pytest.mark.parametrize("scales", [[1.0, 1.0, 2.0, 3.0], [1.0, 1.0, 1.5, 2.5]])
