@@ -27,11 +27,11 @@ def integer_ends(dtype: np.dtype) -> tuple[int, int]:
 def _quantize(call: Call) -> Kernel:
     low, high = integer_ends(_written(call))
     axis, block = call.integer("axis", 1), call.integer("block_size", 0)
+    point = _ZeroPoint(axis, block)
 
     def run(x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
         shape = tuple(x.shape)
-        zeros = None if zero is None else spread(zero.float(), shape, axis, block)
-        return Quantize.apply(x.float(), spread(scale.float(), shape, axis, block), zeros, low, high)
+        return Quantize.apply(x.float(), spread(scale.float(), shape, axis, block), point.of(zero, shape), low, high)
 
     return run
 
@@ -51,13 +51,32 @@ def _written(call: Call) -> np.dtype:
 
 def _dequantize(call: Call) -> Kernel:
     axis, block = call.integer("axis", 1), call.integer("block_size", 0)
+    point = _ZeroPoint(axis, block)
 
     def run(q: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
         shape = tuple(q.shape)
-        zeros = None if zero is None else spread(zero.float(), shape, axis, block)
-        return Dequantize.apply(q.float(), spread(scale, shape, axis, block), zeros)
+        return Dequantize.apply(q.float(), spread(scale, shape, axis, block), point.of(zero, shape))
 
     return run
+
+
+class _ZeroPoint:
+    """The zero point of a node: one number is read from its tensor once, for as long as it is that tensor."""
+
+    def __init__(self, axis: int, block: int) -> None:
+        self._axis, self._block = axis, block
+        self._tensor: Tensor = None
+        self._number = 0.0
+
+    def of(self, zero: Tensor | None, shape: tuple[int, ...]) -> Tensor | float:
+        """The number, or a tensor that broadcasts against one of `shape`."""
+        if zero is None:
+            return 0.0
+        if zero.numel() != 1:
+            return spread(zero.float(), shape, self._axis, self._block)
+        if zero is not self._tensor:
+            self._tensor, self._number = zero, float(zero)
+        return self._number
 
 
 def _dynamic(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -20,21 +20,24 @@ from torch.autograd.function import once_differentiable
 
 from lpcc.train.operators.call import Tensor
 
+_EDGE = 1e-4
+"""Steps by which a number may lie beyond the range, so that its ends themselves count as within."""
+
 
 class Quantize(torch.autograd.Function):
     """``round(clip(x / scale, low - zero, high - zero)) + zero``, halves to even, as float32.
 
-    `scale` and `zero` broadcast against x; zero (None for 0) holds whole numbers and gets no gradient.
+    `scale` broadcasts against x. `zero` is a whole number, or a tensor of them that broadcasts, too.
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero: Tensor | float, low: int, high: int) -> Tensor:
         """Integers as float32."""
         units = x / scale
-        ctx.save_for_backward(units, scale, zero)
-        ctx.ends = low, high
+        ctx.save_for_backward(units, scale)
+        ctx.range = low - zero, high - zero
         result = units.round()
-        if zero is not None:
+        if isinstance(zero, torch.Tensor) or zero:
             result += zero
         return result.clamp_(low, high)
 
@@ -42,33 +45,33 @@ class Quantize(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """``du/dx = 1 / s`` and ``du/ds = -u / s`` within the range."""
-        units, scale, zero = ctx.saved_tensors
-        slope = grad * within(units, zero, *ctx.ends)
+        units, scale = ctx.saved_tensors
+        low, high = ctx.range
+        if isinstance(low, float):
+            slope = torch.ops.aten.hardtanh_backward(grad, units, low - _EDGE, high + _EDGE)
+        else:
+            slope = grad * ((units >= low) & (units <= high))
         slope /= scale
-        of_scale = None
-        if ctx.needs_input_grad[1]:
-            of_scale = (slope * units).neg_().sum_to_size(scale.shape)
+        of_scale = -_products(slope, units, scale) if ctx.needs_input_grad[1] else None
         return slope, of_scale, None, None, None
 
 
 class Dequantize(torch.autograd.Function):
-    """``(q - zero) * scale``; `zero` (None for 0) gets no gradient."""
+    """``(q - zero) * scale``; `zero` is a number, or a tensor that broadcasts against q."""
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, scale: Tensor, zero: Tensor | None) -> Tensor:
+    def forward(ctx: Any, q: Tensor, scale: Tensor, zero: Tensor | float) -> Tensor:
         """Real numbers."""
-        ctx.save_for_backward(q, scale, zero)
-        return q * scale if zero is None else (q - zero).mul_(scale)
+        ctx.save_for_backward(q, scale)
+        ctx.zero = zero
+        return _centred(q, zero) * scale
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """``s`` and ``q - zero``."""
-        q, scale, zero = ctx.saved_tensors
-        of_scale = None
-        if ctx.needs_input_grad[1]:
-            units = q if zero is None else q - zero
-            of_scale = (grad * units).sum_to_size(scale.shape)
+        q, scale = ctx.saved_tensors
+        of_scale = _products(grad, _centred(q, ctx.zero), scale) if ctx.needs_input_grad[1] else None
         return grad * scale, of_scale, None
 
 
@@ -130,11 +133,15 @@ class Through(torch.autograd.Function):
         return grad, None
 
 
-def within(units: Tensor, zero: Tensor | None, low: int, high: int) -> Tensor:
-    """Where numbers, in units of their scale, are within the range of the integers."""
-    if zero is None:
-        return (units >= low).logical_and_(units <= high)
-    return (units >= low - zero).logical_and_(units <= high - zero)
+def _centred(q: Tensor, zero: Tensor | float) -> Tensor:
+    return q - zero if isinstance(zero, torch.Tensor) or zero else q
+
+
+def _products(first: Tensor, second: Tensor, scale: Tensor) -> Tensor:
+    """Sums of products, in the shape of a scale."""
+    if scale.numel() == 1:
+        return torch.dot(first.reshape(-1), second.reshape(-1)).reshape(scale.shape)
+    return (first * second).sum_to_size(scale.shape)
 
 
 def spread(per_row: Tensor, shape: tuple[int, ...], axis: int, block: int) -> Tensor:

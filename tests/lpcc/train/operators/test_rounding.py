@@ -46,12 +46,12 @@ def test_gradients_are_those_of_learned_step_size_quantization(shape, zero, low,
     scale = torch.rand(shape) * 0.1 + 0.05
     x = torch.randn(5, 6, 7) * scale * (high - low) * 0.4
     weight = torch.randn(x.shape)
-    zeros = torch.tensor(zero)
     found = []
     ends = torch.tensor(low - zero), torch.tensor(high - zero)
     for function in (
         lambda x, s: composed(x, s, zero, low, high),
-        lambda x, s: Dequantize.apply(Quantize.apply(x, s, zeros, low, high), s, zeros),
+        lambda x, s: Dequantize.apply(Quantize.apply(x, s, zero, low, high), s, zero),
+        lambda x, s: Dequantize.apply(Quantize.apply(x, s, torch.tensor(zero), low, high), s, torch.tensor(zero)),
         lambda x, s: FakeQuantize.apply(x, s, *ends),
     ):
         own, step = x.clone().requires_grad_(), scale.clone().requires_grad_()
@@ -64,8 +64,8 @@ def test_gradients_are_those_of_learned_step_size_quantization(shape, zero, low,
         torch.testing.assert_close(other[1], first[1])
         torch.testing.assert_close(other[2], first[2], rtol=1e-3, atol=1e-3 * float(first[2].abs().max()) + 1e-3)
     expected = (weight * learned_step(x, scale, zero, low, high)).sum_to_size(shape)
-    torch.testing.assert_close(found[2][2], expected, rtol=1e-4, atol=1e-4)
-    assert 0 < (found[2][1] == 0).sum() < x.numel(), "some numbers, not all, are beyond the range"
+    torch.testing.assert_close(found[3][2], expected, rtol=1e-4, atol=1e-4)
+    assert 0 < (found[3][1] == 0).sum() < x.numel(), "some numbers, not all, are beyond the range"
 
 
 def test_integers_are_those_of_onnx():
@@ -79,7 +79,7 @@ def test_dequantizing_has_its_true_derivatives():
     scale = (torch.rand(3, dtype=torch.float64) + 0.1).requires_grad_()
     zero = torch.tensor([1.0, 0.0, -2.0], dtype=torch.float64)
     assert torch.autograd.gradcheck(lambda q, s: Dequantize.apply(q, s, zero), (q, scale))
-    assert torch.autograd.gradcheck(lambda q, s: Dequantize.apply(q, s, None), (q, scale))
+    assert torch.autograd.gradcheck(lambda q, s: Dequantize.apply(q, s, 3.0), (q, scale))
 
 
 def test_beyond_the_range_the_scale_has_its_true_derivative():
@@ -91,7 +91,7 @@ def test_beyond_the_range_the_scale_has_its_true_derivative():
 
 def test_no_gradient_is_computed_for_a_scale_that_needs_none():
     x = torch.randn(4, requires_grad=True)
-    Dequantize.apply(Quantize.apply(x, torch.tensor(0.5), None, -8, 7), torch.tensor(0.5), None).sum().backward()
+    Dequantize.apply(Quantize.apply(x, torch.tensor(0.5), 0.0, -8, 7), torch.tensor(0.5), 0.0).sum().backward()
     assert torch.equal(x.grad, torch.ones(4))
 
 
@@ -119,3 +119,10 @@ def test_scales_are_spread_as_onnx_has_them():
     assert spread(torch.tensor([2.0]), (4, 3), 0, 0).shape == (1,)
     blocks = torch.arange(6.0).reshape(3, 2)  # of two rows each, the last of one
     assert spread(blocks, (5, 2), 0, 2)[:, 0].tolist() == [0, 0, 2, 2, 4]
+
+
+@pytest.mark.parametrize("zero", [-2.0, torch.tensor(-2.0)], ids=["number", "tensor"])
+def test_the_ends_of_the_range_are_within_it(zero):
+    x = torch.tensor([-0.6, -0.5, 0.0, 1.0, 1.6], requires_grad=True)
+    Quantize.apply(x, torch.tensor(0.5), zero, -3, 0).sum().backward()
+    assert x.grad.tolist() == [0, 2, 2, 2, 0]
