@@ -154,7 +154,8 @@ def _by_torch(layer: _Layer, x: Tensor, w: Tensor, r: Tensor, b: Tensor, state: 
     fed = x.flip(0) if backwards else x
     two = len(layer.directions) == 2
     first = tuple(state) if layer.op == "LSTM" else state[0]
-    found = getattr(torch, layer.standard)(fed, first, weights, b is not None, 1, 0.0, False, two, False)
+    learning = torch.is_grad_enabled()  # cuDNN keeps what its backward needs only if told so
+    found = getattr(torch, layer.standard)(fed, first, weights, b is not None, 1, 0.0, learning, two, False)
     y = found[0].flip(0) if backwards else found[0]
     y = y.reshape(*y.shape[:2], len(layer.directions), -1).transpose(1, 2)
     return (y, *found[1:])
