@@ -32,9 +32,9 @@ def optimiser_of(recipe: Recipe, decayed: Iterable[Tensor], others: Iterable[Ten
         raise ModelError("the model has no weights that can be trained")
     if recipe.optimiser == "sgd":
         nesterov = recipe.nesterov and recipe.momentum > 0
-        return torch.optim.SGD(groups, lr=_UNSET, momentum=recipe.momentum, nesterov=nesterov)
+        return torch.optim.SGD(groups, lr=_UNSET, momentum=recipe.momentum, nesterov=nesterov, fused=True)
     kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
-    return kind(groups, lr=_UNSET, betas=(recipe.momentum, 0.999))
+    return kind(groups, lr=_UNSET, betas=(recipe.momentum, 0.999), fused=True)
 
 
 def groups_of(student: Any, objective: Any) -> tuple[list[Tensor], list[Tensor]]:
