@@ -149,6 +149,36 @@ def test_operators_that_move_numbers_keep_one_scale_and_their_kernels(zoo):
     assert count_kernels(optimised(to_proto(written))).by_op == count_kernels(optimised(to_proto(graph))).by_op
 
 
+@pytest.mark.parametrize(
+    ("name", "target", "kept"),
+    [
+        pytest.param("mobilenetv2_imagenet", "x86-avx512-vnni", set(), marks=pytest.mark.slow),  # Clip to 6
+        ("squeezenet1_1_imagenet", "x86-avx512-vnni", set()),  # Concat
+        ("ppocr_mobile_v2_cls", "x86-avx512-vnni", {"its integers are read with another scale elsewhere"}),  # HardSwish
+        pytest.param("fastestdet_coco", "arm-cortex-a76", set(), marks=pytest.mark.slow),  # channel shuffles
+        pytest.param("ultraface_rfb320", "x86-avx512-vnni", set(), marks=pytest.mark.slow),
+        pytest.param("deeplabv3_mnv2_dm05_person", "x86-avx512-vnni", set(), marks=pytest.mark.slow),  # Resize
+    ],
+)
+def test_all_integer_kernels_of_larger_networks_stay(zoo, name, target, kept):
+    graph, before = quantized(zoo, name, target, "quantize{ranges=minmax min-work=0}")
+    assert set(find(graph, before).frozen.values()) == kept
+    network = Network(graph, float_graph=before)
+    is_single = TensorSpec.inputs_of(to_proto(graph))[0].shape[0] == 1
+    feeds = zoo.calib(name, 1 if is_single else 2)
+    train(network, feeds, rate=1e-4)
+    written = clone(graph)
+    network.write(written)
+    assert count_kernels(optimised(to_proto(written))).by_op == count_kernels(optimised(to_proto(graph))).by_op
+    first = next(node.outputs[0].name for node in written.nodes if edit.op(node) == "QuantizeLinear")
+    want = Session(with_outputs(to_proto(written), [first]), optimise=False).run(feeds)[first]
+    with torch.no_grad():
+        found = network({key: torch.from_numpy(array) for key, array in feeds.items()}, taps=[first])[first]
+    apart = np.abs(found.numpy() - want.astype(np.float32))
+    assert apart.max() <= 1
+    assert (apart > 0).mean() < 1e-3
+
+
 SMALL = """<ir_version: 10, opset_import: ["": 17]>
 g (float[N,8,8,8] x) => (float[N,8,8,8] y)
 <float[16,8,3,3] first, float[16] a, float[16,16,3,3] second, float[16] b, float[8,16,1,1] last>
