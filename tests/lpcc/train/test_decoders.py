@@ -8,9 +8,9 @@ import pytest
 from lpcc import edit
 from lpcc.analysis.decoding import decoded, makers
 from lpcc.analysis.types import annotate
-from lpcc.graph import clone, from_proto, to_proto
+from lpcc.graph import clone, from_proto, load, to_proto
 from lpcc.passes import QuantizeWeights
-from lpcc.pipeline import Context
+from lpcc.pipeline import Context, Pipeline
 from lpcc.pipeline.runner import run_pipeline
 from lpcc.runtime import Session
 from lpcc.testing.golden import read_model
@@ -133,6 +133,44 @@ def test_formats_are_trained(options, family, with_floats):
     again = Network(written)  # what was stored is recognised as the same
     for name in weights_of(graph):
         assert np.array_equal(again._latents[name]().detach().numpy(), network._latents[name]().detach().numpy())
+
+
+ZOO = ["int4", "fixed bits=4", "pow2 k=2", "flightnn", "ternary", "ttq", "binary", "dorefa", "xnor"]
+
+
+@pytest.mark.parametrize("text", ZOO)
+@pytest.mark.parametrize("name", ["cifar10_resnet20_jpegft", "mlperf_resnet8_cifar10"])
+def test_networks_of_the_zoo(zoo, name, text):
+    graph = load(zoo.model(name))
+    ctx = Context()
+    run_pipeline(graph, Pipeline.parse(f"exact,quantize-weights{{format={text}}}"), ctx)
+    annotate(graph)
+    feeds = zoo.calib(name, 4)
+    tensors = {key: torch.from_numpy(array) for key, array in feeds.items()}
+    network = Network(graph, float_graph=ctx.unquantized)
+    assert find(graph).frozen == {}
+    assert len(network._latents) > 5
+
+    def same(graph):
+        want = Session(to_proto(graph), optimise=False).run(feeds)
+        with torch.no_grad():
+            found = network(tensors)
+        # Where inputs are signs, a sum next to zero has the other one when it is summed in another order.
+        tolerance = 5e-3 if text == "xnor" else 1e-4
+        for key, array in want.items():
+            np.testing.assert_allclose(found[key].numpy(), array, rtol=0, atol=tolerance * np.abs(array).max())
+
+    same(graph)
+    network.train()
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
+    for _ in range(2):
+        optimiser.zero_grad()
+        sum(value.square().mean() for value in network(tensors).values()).backward()
+        optimiser.step()
+    network.eval()
+    written = clone(graph)
+    network.write(written)
+    same(written)
 
 
 def test_matrix_products_that_runtimes_decode_themselves():
