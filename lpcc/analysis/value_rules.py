@@ -205,6 +205,13 @@ def _range(node: gs.Node, found: ShapeValues, _: int) -> np.ndarray | None:
     return _array(list(range(start, limit, step)))
 
 
+def _constant(node: gs.Node, _: ShapeValues, __: int) -> np.ndarray | None:
+    value = node.attrs.get("value")
+    if not isinstance(value, gs.Constant) or value.dtype not in (np.int64, np.int32, np.bool_):
+        return None
+    return np.asarray(value.values).astype(object) if int(np.prod(value.shape)) <= _LARGEST else None
+
+
 def split(node: gs.Node, found: ShapeValues, _: int) -> list[np.ndarray | None]:
     """Values of all outputs of a Split of a vector."""
     value, parts = found.value(edit.inp(node, 0)), ints(node, found, "split", 1)
@@ -222,6 +229,7 @@ RULES: Final[dict[str, Rule]] = {
     "Add": _wide(_elementwise(sizes.add)),
     "Cast": _cast,
     "Concat": _concat,
+    "Constant": _constant,
     "ConstantOfShape": _constant_of_shape,
     "Div": _wide(_elementwise(sizes.divide)),
     "Equal": _elementwise(_equal),

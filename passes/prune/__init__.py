@@ -1,0 +1,8 @@
+"""Structured pruning: channels that are removed for good."""
+
+from __future__ import annotations
+
+from lpcc.passes.prune.masking import zeroed
+from lpcc.passes.prune.removal import remove
+
+__all__ = ["remove", "zeroed"]
