@@ -197,6 +197,7 @@ class _Training:
             self.verdict = verdict = self._judge(self.judge)
             self.history.start, self.history.start_loss = verdict.value, verdict.loss
             self.history.metric, self.history.higher_is_better = self.judge.name, self.judge.higher_is_better
+        if self._done == 0:
             self.rate = self._find_rate()
         self.schedule = Schedule.of(self.recipe, self.supply.steps, self.rate)
         if self._done == 0:
@@ -303,9 +304,11 @@ class _Training:
 
     def _find_rate(self) -> float:
         """The highest learning rate, which may depend on how far the student is from its teacher."""
-        samples = self.supply.held_out
-        if self.recipe.learning_rate is not None or self.teacher is None or samples is None:
+        if self.recipe.learning_rate is not None or self.teacher is None:
             return self.recipe.rate(None)
+        samples = self.supply.held_out
+        if samples is None:
+            samples = next(self.supply.epoch(1))
         return self.recipe.rate(self._judge(self._judge_by(samples, "sqnr")).value)
 
     def _judge(self, judge: Judge) -> Verdict:

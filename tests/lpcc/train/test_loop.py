@@ -173,15 +173,15 @@ def test_never_worse_than_the_start() -> None:
     assert history.stopped == "all epochs done; no epoch was better than the start, whose weights are kept"
 
 
-def test_a_student_that_is_nearly_right_learns_slowly() -> None:
+@pytest.mark.parametrize("holdout", [0.1, 0.0])
+def test_a_student_that_is_nearly_right_learns_slowly(holdout: float) -> None:
     rates = []
+    recipe = Recipe(optimiser="sgd", epochs=1, batch=32, schedule="constant", holdout=holdout)
     for noise in (0.005, 3.0):
         student = Net(2)
         with torch.no_grad():
             student.last.weight += noise * torch.from_numpy(samples(4, seed=7)).repeat(1, 3)
-        history = fit(
-            student, Net(2), Aim(), dataset(), Recipe(optimiser="sgd", epochs=1, batch=32, schedule="constant")
-        )
+        history = fit(student, Net(2), Aim(), dataset(), recipe)
         rates.append(history.epochs[0].learning_rate)
     assert rates == pytest.approx([0.05 / 20, 0.05])
 
@@ -215,7 +215,7 @@ def test_nothing_held_out_keeps_the_last_epoch() -> None:
 
 def test_batches_are_parts_of_a_step() -> None:
     """Without batch statistics parts of a step add up to it."""
-    whole = Recipe(optimiser="sgd", epochs=1, batch=60, norms="frozen", holdout=0, clip=0)
+    whole = Recipe(optimiser="sgd", epochs=1, batch=60, norms="frozen", holdout=0, clip=0, learning_rate=0.02)
     (one, _), (other, _) = trained(whole), trained(Recipe(**{**whole.to_json(), "at_once": 7}))
     assert {rows for training, rows in one.seen if training} == set()
     assert {rows for _, rows in other.seen} == {6, 7}
@@ -351,7 +351,9 @@ def images(count: int = 80) -> Dataset:
 
 def test_the_loss_of_mixed_labels_is_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
     aim = Labelled()
-    recipe = Recipe(optimiser="sgd", epochs=1, batch=40, mix="mixup", holdout=0, at_once=20, flip=True, crop=2)
+    recipe = Recipe(
+        optimiser="sgd", epochs=1, batch=40, mix="mixup", holdout=0, at_once=20, learning_rate=0.02, flip=True, crop=2
+    )
     history = fit(Images(1), Images(2), aim, images(40), recipe)
     own, theirs = torch.cat(aim.given[0::2]), torch.cat(aim.given[1::2])
     assert own.tolist() != theirs.tolist()
