@@ -179,12 +179,12 @@ def _evaluate(node: gs.Node, version: int, shapes: dict[int, tuple[int, ...]], v
     if any(a is None and t.name for a, t in zip(arguments, node.inputs, strict=True)):
         return
     attrs = {k: numpy_helper.from_array(v.values) if isinstance(v, gs.Constant) else v for k, v in node.attrs.items()}
-    computed = _run(str(node.op), version, arguments, attrs)
+    computed = compute(str(node.op), version, arguments, attrs)
     if computed is not None:
         values[id(out)] = computed
 
 
-def _run(op: str, version: int, arguments: list[np.ndarray | None], attrs: dict[str, Any]) -> np.ndarray | None:
+def compute(op: str, version: int, arguments: list[np.ndarray | None], attrs: dict[str, Any]) -> np.ndarray | None:
     """Result of one operator in ONNX's reference implementation; None where it has none for these."""
     if op.startswith(("Random", "Multinomial", "Bernoulli")):
         return None
