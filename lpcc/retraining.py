@@ -86,7 +86,7 @@ class Retrained:
         if self.learned.history is not None:
             yield from self.learned.history.lines()
         count = len(self.learned.nodes)
-        yield f"trained: the weights of {count} nodes" if count else "the weights are those that the student came with"
+        yield f"trained: constants of {count} nodes" if count else "the weights are those that the student came with"
         if self.scores is not None:
             found = self.scores
             taught = "" if found.teacher is None else f"teacher {amount(found.metric, found.teacher)}, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import ClassVar
 
 import onnx_graphsurgeon as gs
@@ -48,6 +49,13 @@ class Distill(Recipe, Pass):
     trainer: str = ""
     """``module:function`` that trains in the place of our loop: it gets the student and the teacher as torch modules,
     the images and these options, and gives the student back."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss != ("auto",) and find_spec("torch") is not None:
+            from lpcc.train.losses import parse
+
+            parse("+".join(self.loss))  # a name that is wrong is told before any pass has worked
 
     def run(self, graph: gs.Graph, ctx: Context) -> Changes:
         """Train the graph; see the class."""

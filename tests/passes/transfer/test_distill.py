@@ -73,6 +73,12 @@ def test_options_are_checked():
         Pipeline.parse("distill{epochs=0}")
 
 
+@needs_torch
+def test_losses_are_checked_with_the_pipeline():
+    with pytest.raises(UsageError, match="unknown loss `kdd`; did you mean kd"):
+        Pipeline.parse("quantize,distill{loss=kdd}")
+
+
 @pytest.fixture(scope="module")
 def model():
     return read_model(NETWORK)
