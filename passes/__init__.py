@@ -25,6 +25,7 @@ from lpcc.passes.normalize import (
     Schedule,
 )
 from lpcc.passes.precision import MixedPrecision
+from lpcc.passes.prune import RemoveDeadChannels
 from lpcc.passes.quantize import Quantize
 from lpcc.passes.repair import AdaRound, CorrectBias, RecalibrateBatchNorm, Refit, RoundWeights
 from lpcc.passes.transfer import Distill
@@ -57,6 +58,7 @@ __all__ = [
     "RecogniseChannelShuffle",
     "RecogniseLayerNorm",
     "Refit",
+    "RemoveDeadChannels",
     "RemoveNoops",
     "ResolveShapes",
     "RoundWeights",
@@ -80,6 +82,7 @@ BUILTIN: Final[tuple[type[Pass], ...]] = (
     EliminateCommon,
     EliminateDeadCode,
     Schedule,
+    RemoveDeadChannels,
     Equalize,
     AbsorbBias,
     Quantize,

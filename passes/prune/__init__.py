@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from lpcc.passes.prune.masking import zeroed
 from lpcc.passes.prune.removal import remove
+from lpcc.passes.prune.remove_dead_channels import RemoveDeadChannels
 
-__all__ = ["remove", "zeroed"]
+__all__ = ["RemoveDeadChannels", "remove", "zeroed"]

@@ -118,16 +118,14 @@ class Trace:
         return self.axes[tensor.name]
 
     def note(self, tensor: gs.Tensor, axes: Sequence[Array | None]) -> None:
-        """Note the labels of a node's result; what does not fit its known shape is pinned."""
-        dims = self.shapes.dims(tensor)
-        if dims is None or len(dims) != len(axes):
-            for axis in axes:
-                self.labels.pin(axis, f"the shape of `{tensor.name}` is not known")
-            self.axes[tensor.name] = tuple(None for _ in dims or ())
-            return
-        for axis, size in zip(axes, dims, strict=True):
-            if axis is not None and isinstance(size, int) and len(axis) != size:
-                raise NoMatch(f"its result `{tensor.name}` has an unexpected shape")
+        """Note the labels of a node's result. Raises NoMatch where they do not fit its known shape."""
+        dims = self.shapes.dims(tensor) or (None,) * len(axes)
+        fits = len(dims) == len(axes) and all(
+            axis is None or not isinstance(size, int) or len(axis) == size
+            for axis, size in zip(axes, dims, strict=True)
+        )
+        if not fits:
+            raise NoMatch(f"its result `{tensor.name}` has an unexpected shape")
         self.axes[tensor.name] = tuple(axes)
 
     def fixed(self, tensor: gs.Tensor, reason: str) -> None:

@@ -160,7 +160,7 @@ class Network:
             )
 
     def halves(self, x: str, c: int, size: int) -> None:
-        first = self.pick(1, 2, c // 2)
+        first = self.pick(1, c // 2)
         a, b = self.split(x, first, c - first)
         if self.pick(True, False):
             b = self.like(b, c - first, size)
