@@ -15,7 +15,7 @@ from lpcc.train.losses.base import LEAST, Loss, Setting, Term
 from lpcc.train.losses.endings import Values, exact
 from lpcc.train.losses.regressor import Regressor
 from lpcc.train.pairing import Pair
-from lpcc.train.positions import averaged, resized
+from lpcc.train.pairing.positions import averaged, resized
 
 _WITH_POSITIONS = 3
 

@@ -16,8 +16,8 @@ from lpcc.train.losses.base import Loss, Setting, Term
 from lpcc.train.losses.endings import Values, endings, settled
 from lpcc.train.losses.outputs import Automatic
 from lpcc.train.losses.text import Part, format_losses, parse
-from lpcc.train.observing import observed
 from lpcc.train.pairing import Pairing, given_pairs, pair_layers
+from lpcc.train.pairing.observing import observed
 
 if TYPE_CHECKING:
     from lpcc.train.network import Network

@@ -13,8 +13,8 @@ torch = pytest.importorskip("torch", reason="the training extra is not installed
 
 from torch.autograd.gradcheck import GradcheckError  # noqa: E402
 
+from lpcc.train.network.planner import HOST_INPUTS  # noqa: E402
 from lpcc.train.operators import OPERATORS, Call, Mode, lower  # noqa: E402  (imports torch)
-from lpcc.train.planner import HOST_INPUTS  # noqa: E402
 
 NOT_DIFFERENTIABLE = {
     *("And", "ArgMax", "ArgMin", "Bernoulli", "BitCast", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr"),
