@@ -12,10 +12,7 @@ from lpcc.testing.golden import read_model
 
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
-from lpcc.train.network import (
-    Network,
-    islands,
-)
+from lpcc.train.network import Network, islands  # noqa: E402
 from lpcc.train.operators import OPERATORS  # noqa: E402
 
 BEFORE = """

@@ -13,10 +13,7 @@ from lpcc.testing.golden import read_model
 
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
-from lpcc.train.network import (
-    Network,
-    planner,
-)
+from lpcc.train.network import Network, planner  # noqa: E402
 from lpcc.train.network.plan import Plan, Step, with_dead  # noqa: E402
 
 SHAPES = """
