@@ -26,6 +26,7 @@ def inspect(
     model: options.Model,
     target: options.TargetName = "host",
     dim: options.Sizes = None,
+    groups: options.Groups = False,
     json: options.JsonFile = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -35,6 +36,7 @@ def inspect(
     over time, its peak, and whether the target's memories suffice. For a float model also how many times faster (above
     1) or slower (below) each layer and the whole would run there in int8.
     A layer is what the target's runtime runs as one kernel: a convolution with the activation that it takes in.
+    `--groups` adds which channels can only be removed together, and why some cannot be removed at all.
     """
     sizes = options.sizes(dim)
     terminal = Terminal(quiet, json)
@@ -42,6 +44,7 @@ def inspect(
 
     from lpcc.analysis.types import annotate
     from lpcc.cli.feeds import check_sizes
+    from lpcc.cli.groups import group_lines, groups_of, groups_to_plain
     from lpcc.cost import CostModel
     from lpcc.graph import load
     from lpcc.pipeline.verdict import int8_verdict
@@ -57,6 +60,7 @@ def inspect(
     cost = CostModel(device).estimate(graph, sizes)
     total = figures_of(graph, cost, stored_bytes(model, cost.weight_bytes))
     verdict = int8_verdict(graph, device, sizes)
+    found = groups_of(graph) if groups else None
     terminal.write_json(
         {
             "model": str(model),
@@ -67,9 +71,12 @@ def inspect(
             "memory": _memory(cost),
             "int8": None if verdict is None else {**to_plain(verdict), "speedup": verdict.speedup},
             "notes": [*cost.assumptions, *cost.warnings],
+            **({} if found is None else {"groups": groups_to_plain(found)}),
         }
     )
     terminal.show(_lines(str(model), device, cost, total, verdict, terminal.width))
+    if found is not None:
+        terminal.show(group_lines(found, terminal.width))
 
 
 def _declared(tensor: gs.Variable) -> tuple[int | str | None, ...] | None:

@@ -68,6 +68,7 @@ JsonFile = Annotated[
     Path | None,
     typer.Option("--json", metavar="FILE", show_default=False, help="Write the numbers there too; `-`: to stdout."),
 ]
+Groups = Annotated[bool, typer.Option("--groups", help="List the channels that can only be removed together.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say more.")]
 

@@ -15,6 +15,8 @@ from lpcc.match import is_float
 
 Array = np.ndarray[Any, Any]
 
+_WHERE = 9  # the opset that has it
+
 
 def zeroed(graph: gs.Graph, found: ChannelGroups, channels: Collection[int] | Array) -> gs.Graph:
     """A copy of a graph in which channels are zero in every tensor that is computed and holds them.
@@ -33,12 +35,15 @@ def zeroed(graph: gs.Graph, found: ChannelGroups, channels: Collection[int] | Ar
 
 
 def _mask(e: edit.Edit, node: gs.Node, tensor: gs.Variable, kept: dict[int, Array], rank: int) -> None:
-    """Let all that read `tensor` read zeros where nothing is kept, whatever stands there, infinities too."""
+    """Let all that read `tensor` read zeros where nothing is kept, from opset 9 on also in place of infinities."""
     gone = np.zeros([1] * rank, dtype=bool)
     for axis, places in kept.items():
-        gone = gone | ~places.reshape([-1 if at == axis else 1 for at in range(rank)])
+        gone = np.asarray(gone | ~places.reshape([-1 if at == axis else 1 for at in range(rank)]))
     at = next(at for at, output in enumerate(node.outputs) if output is tensor)
     before = e.fresh(f"{tensor.name}_unmasked", tensor.dtype, tensor.shape)
     e.replace_output(node, at, before)
+    if int(e.graph.opset) < _WHERE:
+        e.add("Mul", [before, e.constant(f"{tensor.name}_kept", (~gone).astype(tensor.dtype))], [tensor])
+        return
     nothing = e.constant(f"{tensor.name}_zero", np.zeros((), dtype=tensor.dtype))
-    e.add("Where", [e.constant(f"{tensor.name}_gone", np.asarray(gone)), nothing, before], [tensor])
+    e.add("Where", [e.constant(f"{tensor.name}_gone", gone), nothing, before], [tensor])

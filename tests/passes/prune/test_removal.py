@@ -1,15 +1,32 @@
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lpcc import edit
 from lpcc.analysis.groups import channel_groups
 from lpcc.analysis.types import annotate
-from lpcc.graph import clone, from_proto, to_proto
+from lpcc.errors import UsageError
+from lpcc.graph import clone, from_proto, load, to_proto
 from lpcc.passes.prune import remove, zeroed
+from lpcc.pipeline import Context, Pipeline
+from lpcc.pipeline.runner import run_pipeline
+from lpcc.runtime import Session
 from lpcc.testing import assert_equivalent
+from lpcc.testing.golden import read_model
+from lpcc.text import print_graph
+
+HEAD = '<ir_version: 10, opset_import: ["": 17]>\n'
+
+
+def prepared(text):
+    """A graph with types, and its channels."""
+    graph = from_proto(read_model(HEAD + text))
+    annotate(graph)
+    return graph, channel_groups(graph)
 
 
 def check(graph, found, channels):
@@ -23,6 +40,7 @@ def check(graph, found, channels):
     for name, axes in found.kept(channels).items():
         for axis, places in axes.items() if name in sizes else ():
             assert sizes[name][axis] == places.sum() < len(places)
+    return smaller
 
 
 def check_random_network(random_network, data):
@@ -52,3 +70,145 @@ def test_random_networks(random_network, data):
 @given(st.data())
 def test_many_random_networks(random_network, data):
     check_random_network(random_network, data)
+
+
+PLAIN = """g (float[N,4,8,8] x) => (float[N,2,8,8] y) <float[6,4,1,1] w, float[6] b, float[2,6,1,1] v>
+{ a = Conv(x, w, b) r = Relu(a) y = Conv(r, v) }"""
+
+
+def test_what_is_left_is_what_was_there():
+    graph, found = prepared(PLAIN)
+    before = {tensor.name: tensor.values for node in graph.nodes for tensor in node.inputs if tensor.name in "wbv"}
+    smaller = check(graph, found, found.groups[1].channels[[1, 4]])
+    after = {tensor.name: tensor.values for node in smaller.nodes for tensor in node.inputs if tensor.name in "wbv"}
+    assert np.array_equal(after["w"], before["w"][[0, 2, 3, 5]])
+    assert np.array_equal(after["b"], before["b"][[0, 2, 3, 5]])
+    assert np.array_equal(after["v"], before["v"][:, [0, 2, 3, 5]])
+    assert smaller.nodes[1].outputs[0].shape == ["N", 4, 8, 8]
+    assert before["w"].shape == (6, 4, 1, 1)
+
+
+@pytest.mark.parametrize(("which", "message"), [(0, "is an input of the model"), (2, "is an output of the model")])
+def test_pinned_channels_are_refused(which, message):
+    graph, found = prepared(PLAIN)
+    before = print_graph(graph)
+    with pytest.raises(UsageError, match=message):
+        remove(graph, found, found.groups[which].channels[:1])
+    assert print_graph(graph) == before
+
+
+def test_the_last_channel_is_refused():
+    graph, found = prepared(PLAIN)
+    before = print_graph(graph)
+    with pytest.raises(UsageError, match="`w` would have no channels left"):
+        remove(graph, found, found.groups[1].channels)
+    assert print_graph(graph) == before
+
+
+def test_nothing_removed_is_nothing_changed():
+    graph, found = prepared(PLAIN)
+    before = print_graph(graph)
+    remove(graph, found, [])
+    assert print_graph(graph) == before
+
+
+def test_uneven_steps_become_a_gather():
+    graph, found = prepared("""g (float[N,4,8,8] x) => (float[N,2,8,8] y)
+    <float[9,4,1,1] w, float[2,5,1,1] v, int64[1] s = {0}, int64[1] e = {99}, int64[1] a = {1}, int64[1] t = {2}>
+    { c = Conv(x, w) d = Slice(c, s, e, a, t) y = Conv(d, v) }""")
+    line = found.labels["w"][0]
+    smaller = check(graph, found, line[[1, 4]])
+    assert [edit.op(node) for node in smaller.nodes] == ["Conv", "Slice", "Gather", "Conv"]
+    smaller = check(graph, found, line[[1, 3, 5, 7]])
+    assert [edit.op(node) for node in smaller.nodes] == ["Conv", "Slice", "Conv"]
+
+
+@pytest.mark.parametrize("opset", [11, 17, 18])
+def test_halves_that_are_no_halves_any_more(opset):
+    count = ", num_outputs=2" if opset == 18 else ""
+    text = (
+        HEAD.replace("17", str(opset))
+        + f"""g (float[N,4,8,8] x) => (float[N,2,8,8] y)
+    <float[8,4,1,1] w, float[2,4,1,1] v, float[2,4,1,1] u>
+    {{ c = Conv(x, w) d, e = Split<axis=1{count}>(c) f = Conv(d, v) h = Conv(e, u) y = Add(f, h) }}"""
+    )
+    graph = from_proto(read_model(text))
+    annotate(graph)
+    found = channel_groups(graph)
+    check(graph, found, found.labels["w"][0][[0, 1, 5]])
+
+
+def test_shapes_that_are_computed():
+    """What is computed from the shape of a tensor that shrinks stays what it was; what has to shrink, does."""
+    graph, found = prepared("""g (float[N,4,H,8] x) => (float[N,2,H,8] y, int64[4] z)
+    <float[8,4,1,1] w, float[2,8,1,1] v, int64[1] n = {0}, int64[1] m = {1}, int64[1] o = {2}, int64[1] p = {4},
+     int64[1] k = {-1}>
+    { c = Conv(x, w) s = Shape(c) a = Slice(s, n, m) b = Slice(s, m, o) d = Slice(s, o, p) t = Concat<axis=0>(a, b, k)
+      f = Reshape(c, t) u = Concat<axis=0>(a, b, d) h = Reshape(f, u) y = Conv(h, v) z = Identity(s) }""")
+    assert len(found.groups[1]) == 8
+    smaller = clone(graph)
+    remove(smaller, found, found.groups[1].channels[:3])
+    feeds = {"x": np.ones([2, 4, 8, 8], dtype=np.float32)}
+    got, want = (Session(to_proto(g)).run(feeds) for g in (smaller, zeroed(graph, found, found.groups[1].channels[:3])))
+    assert got["z"].tolist() == want["z"].tolist() == [2, 8, 8, 8]
+    np.testing.assert_allclose(got["y"], want["y"], rtol=1e-5, atol=1e-5)
+
+
+def test_masks_change_what_a_channel_says():
+    graph, found = prepared(PLAIN)
+    masked = zeroed(graph, found, found.groups[1].channels[:2])
+    with pytest.raises(AssertionError, match="differs"):
+        assert_equivalent(to_proto(graph), to_proto(masked), dims={"N": 2})
+    assert "Where" not in {edit.op(node) for node in graph.nodes}
+
+
+NAMES = (
+    "cifar10_resnet20_jpegft", "mlperf_resnet8_cifar10", "fashion_mnist_vgg", "mobilenetv2_imagenet",
+    "squeezenet1_1_imagenet", "fastestdet_coco", "ultraface_rfb320", "deeplabv3_mnv2_dm05_person",
+    "ppocr_mobile_v2_cls",
+)  # fmt: skip
+FREE = dict(zip(NAMES, (12, 6, 6, 25, 25, 87, 25, 27, 26), strict=True))
+DIMS = {"N": 1, "batch": 2}
+
+
+@pytest.fixture(scope="session")
+def real(zoo):
+    """Function that gives a real network, as it is or after the exact passes, and its channels."""
+
+    def made(name, *, exact):
+        graph = load(zoo.model(name))
+        run_pipeline(graph, Pipeline.parse("exact" if exact else "freeze-inputs"), Context())
+        return graph, channel_groups(graph)
+
+    return made
+
+
+def some(group, found, rng):
+    count = max(1, int(len(group) * rng.uniform(0.1, 0.6)))
+    chosen = rng.permutation(group.channels)[:count]
+    return chosen if found.emptied(chosen) is None else chosen[:1]
+
+
+@pytest.mark.parametrize("exact", [False, True], ids=["raw", "exact"])
+@pytest.mark.parametrize("name", NAMES)
+def test_real_networks(real, name, exact):
+    graph, found = real(name, exact=exact)
+    rng = np.random.default_rng(0)
+    free = [group for group in found.groups if group.pinned is None]
+    assert len(free) == FREE[name] or not exact
+    chosen = [some(group, found, rng) for group in free]
+    together = np.concatenate(chosen)
+    if found.emptied(together) is None:
+        check(graph, found, together)
+    check(graph, found, chosen[int(rng.integers(len(chosen)))])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("exact", [False, True], ids=["raw", "exact"])
+@pytest.mark.parametrize("name", NAMES)
+def test_each_group_of_real_networks(real, name, exact):
+    graph, found = real(name, exact=exact)
+    rng = np.random.default_rng(1)
+    for group in found.groups:
+        if group.pinned is None:
+            check(graph, found, some(group, found, rng))
