@@ -19,44 +19,37 @@ READY = (
 """Shapes folded, batch norms not: they are of use in training."""
 
 
-def halved(path: str) -> onnx.ModelProto:
+def halved(path: str, *, streams: bool = True) -> onnx.ModelProto:
     """The network with the half of each layer's channels that has the largest filters by the sum of magnitudes.
 
     Channels that residual sums add up go together, by the sum over all layers of the stage. The stages after the first
-    keep the places of the earlier ones' channels, which the shortcuts put in the middle between zeros.
+    keep the places of the earlier ones' channels, which the shortcuts put in the middle between zeros. Without
+    `streams` these stay whole, and only the channels within blocks are halved.
     """
     graph = load(path)
     run_pipeline(graph, Pipeline.parse(READY), Context())
     convolutions = {edit.label(node): node for node in graph.nodes if edit.op(node) == "Conv"}
-    kept: dict[str, np.ndarray] = {"input": np.arange(3)}
-    stream = _streams(convolutions)
-    for name, node in convolutions.items():
-        inside = name.endswith("/conv1/Conv") and name != "/conv1/Conv"
-        kept[name] = _largest([node]) if inside else stream[_stage(name)]
+    between = _streams(convolutions, streams)
+    reads = np.arange(3)
     with edit.Edit(graph) as change:
-        reads = kept["input"]
         for name, node in convolutions.items():
-            inside = name.endswith("/conv1/Conv") and name != "/conv1/Conv"
-            if inside:
-                reads = stream[_stage(name) if not name.endswith(".0/conv1/Conv") else max(1, _stage(name) - 1)]
-            weight = edit.const(node.inputs[1])
-            assert weight is not None
-            _put(change, node, 1, weight[kept[name]][:, reads])
+            within = name.endswith("/conv1/Conv") and name != "/conv1/Conv"
+            if within:
+                reads = between[_stage(name) - name.endswith(".0/conv1/Conv") * (_stage(name) > 1)]
+            writes = _largest([node]) if within else between[_stage(name)]
+            _put(change, node, 1, _values(node, 1)[writes][:, reads])
             norm = change.only_user(node.outputs[0])
             assert norm is not None
             for place in range(1, 5):
-                values = edit.const(norm.inputs[place])
-                assert values is not None
-                _put(change, norm, place, values[kept[name]])
-            reads = kept[name]
+                _put(change, norm, place, _values(norm, place)[writes])
+            reads = writes
         for node in graph.nodes:
-            values = edit.const(node.inputs[1]) if edit.op(node) in ("Pad", "Gemm") else None
-            if values is not None and edit.op(node) == "Pad":
-                _put(change, node, 1, values // 2)
-            elif values is not None:
-                _put(change, node, 1, values[:, reads])
+            if edit.op(node) == "Pad" and streams:
+                _put(change, node, 1, _values(node, 1) // 2)
+            elif edit.op(node) == "Gemm":
+                _put(change, node, 1, _values(node, 1)[:, reads])
     for tensor in graph.tensors().values():
-        if isinstance(tensor, gs.Variable) and tensor not in graph.inputs:
+        if isinstance(tensor, gs.Variable) and len(tensor.inputs) and len(tensor.outputs):
             tensor.shape = None
     return to_proto(graph)
 
@@ -65,10 +58,13 @@ def _stage(name: str) -> int:
     return int(name[len("/layer")]) if name.startswith("/layer") else 1
 
 
-def _streams(convolutions: dict[str, gs.Node]) -> dict[int, np.ndarray]:
+def _streams(convolutions: dict[str, gs.Node], halve: bool) -> dict[int, np.ndarray]:
     """Channels kept between the blocks of each stage."""
     found: dict[int, np.ndarray] = {}
     for stage in (1, 2, 3):
+        if not halve:
+            found[stage] = np.arange(8 << stage)
+            continue
         writers = [
             node
             for name, node in convolutions.items()
@@ -86,13 +82,18 @@ def _streams(convolutions: dict[str, gs.Node]) -> dict[int, np.ndarray]:
 
 
 def _sizes(nodes: Sequence[gs.Node]) -> np.ndarray:
-    total: np.ndarray = sum(np.abs(np.asarray(edit.const(node.inputs[1]))).sum((1, 2, 3)) for node in nodes)  # type: ignore[assignment]
-    return total
+    return np.sum([np.abs(_values(node, 1)).sum((1, 2, 3)) for node in nodes], axis=0)
 
 
 def _largest(nodes: Sequence[gs.Node]) -> np.ndarray:
     size = _sizes(nodes)
     return np.sort(np.argsort(-size, kind="stable")[: len(size) // 2])
+
+
+def _values(node: gs.Node, place: int) -> np.ndarray:
+    values = edit.const(node.inputs[place])
+    assert values is not None
+    return values
 
 
 def _put(change: edit.Edit, node: gs.Node, place: int, values: np.ndarray) -> None:
