@@ -114,3 +114,33 @@ def test_by_how_much_it_does_not_fit(lpcc: Callable[..., Any], model: Path) -> N
     out = lpcc("inspect", model, "-t", "arm-cortex-m4", "--dim", "H=1024", "--dim", "W=1024").out
     assert "KiB of SRAM of 640 KiB" in out
     assert "KiB too much; most at " in out
+
+
+def test_channel_groups(lpcc: Callable[..., Any], tmp_path: Path) -> None:
+    onnx.save(read_model(BRANCHES), tmp_path / "branches.onnx")
+    done = lpcc("inspect", tmp_path / "branches.onnx", *TARGET, "--groups", "--json", tmp_path / "groups.json")
+    lines = done.out.splitlines()
+    title = lines.index("channels that can only be removed together, after the exact passes")
+    assert lines[title + 1].split() == ["group", "channels", "made", "by", "read", "by", "weights", "tensors", "state"]
+    assert lines[title + 3].split() == ["2", "16", "a", "c", "2", "1", "free"]
+    assert "32 channels in 2 groups can be removed" in lines
+    assert lines[-1].startswith("group 5 stays: `y` is an output of the model")
+    groups = json.loads((tmp_path / "groups.json").read_text())["groups"]
+    assert [group["channels"] for group in groups] == [2, 16, 16, 2, 2]
+    assert groups[1] == {
+        "channels": 16,
+        "pinned": None,
+        "made_by": ["a"],
+        "read_by": ["c"],
+        "weights": [
+            {"name": "wide1", "axis": 0, "places_per_channel": 1},
+            {"name": "narrow1", "axis": 1, "places_per_channel": 1},
+        ],
+        "tensors": [{"name": "a", "axis": 1, "places_per_channel": 1}],
+    }
+
+
+def test_channel_groups_are_listed_when_asked_for(lpcc: Callable[..., Any], model: Path) -> None:
+    done = lpcc("inspect", model, *TARGET, "--json", "plain.json")
+    assert "removed together" not in done.out
+    assert "groups" not in json.loads(Path("plain.json").read_text())
