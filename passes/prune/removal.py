@@ -32,8 +32,8 @@ def remove(graph: gs.Graph, found: ChannelGroups, channels: Collection[int] | Ar
     if held:
         raise UsageError(f"channel {held[0]} cannot be removed: {found.reasons[held[0]]}")
     empty = found.emptied(chosen)
-    if empty is not None:
-        raise UsageError(f"`{empty}` would have no channels left; leave at least one of each")
+    if empty:
+        raise UsageError(f"`{empty[0]}` would have no channels left; leave at least one of each")
     with edit.Edit(graph) as e:
         _Removal(e, found, chosen).run()
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import ml_dtypes
 import numpy as np
 import onnx_graphsurgeon as gs
 
@@ -155,11 +154,12 @@ def _held(found: ChannelGroups, known: dict[str, Known]) -> Array:
 def _chosen(found: ChannelGroups, dead: Array, reasons: dict[int, str]) -> Array:
     """The channels to remove: dead ones that are free, so many that no tensor is left with nothing."""
     chosen = dead & found.free
-    while (name := found.emptied(np.flatnonzero(chosen))) is not None:
-        for line in found.labels[name]:
-            if line is not None and chosen[line].all():
-                chosen[line[0]] = False
-                reasons[int(line[0])] = f"`{name}` would have none left"
+    while names := found.emptied(np.flatnonzero(chosen)):
+        for name in names:
+            for line in found.labels[name]:
+                if line is not None and chosen[line].all():
+                    chosen[line[0]] = False
+                    reasons[int(line[0])] = f"`{name}` would have none left"
     return chosen
 
 
@@ -200,7 +200,8 @@ def _fits(node: gs.Node, shift: Array) -> bool:
     """Whether a shift and the bias, both as large as they may be, stay within the range of the weights' type."""
     layer = Linear.of(node)
     most = np.abs(shift).max(initial=0) + (0.0 if layer.bias is None else np.abs(layer.bias).max(initial=0))
-    return bool(np.isfinite(most) and most <= float(ml_dtypes.finfo(layer.weight.dtype).max))
+    with np.errstate(over="ignore"):
+        return bool(np.isfinite(np.asarray(most).astype(layer.weight.dtype).astype(np.float64)))
 
 
 def _add(e: edit.Edit, node: gs.Node, shift: Array) -> None:

@@ -87,6 +87,8 @@ def batch_norm(trace: Trace, node: gs.Node) -> None:
     if trains(node, trace.opset):
         raise NoMatch("it is in training mode")
     axes = list(trace.of(node.inputs[0]))
+    if len(axes) < 2:
+        raise NoMatch("it reads what has no channels")
     if edit.op(node) == "InstanceNormalization":
         for labels in axes[2:]:
             trace.labels.pin(labels, f"InstanceNormalization `{edit.label(node)}` takes statistics over it")

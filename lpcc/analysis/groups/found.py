@@ -134,12 +134,10 @@ class ChannelGroups:
                     found.setdefault(name, {})[axis] = ~gone[line]
         return found
 
-    def emptied(self, channels: Collection[int] | Array) -> str | None:
-        """Name of a tensor that would have nothing left without these channels; None if there is none."""
-        for name, axes in self.kept(channels).items():
-            if not all(places.any() for places in axes.values()):
-                return name
-        return None
+    def emptied(self, channels: Collection[int] | Array) -> tuple[str, ...]:
+        """Names of the tensors that would have nothing left without these channels."""
+        kept = self.kept(channels)
+        return tuple(name for name, axes in kept.items() if not all(places.any() for places in axes.values()))
 
 
 def _grouped(found: ChannelGroups) -> tuple[Group, ...]:

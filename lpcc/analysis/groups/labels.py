@@ -149,8 +149,11 @@ class Trace:
 
     def numbers(self, tensor: gs.Tensor | None) -> tuple[int | None, ...] | None:
         """Elements of an integer tensor that says a shape or a place, None for those not known; noted for removal."""
-        value = self.shapes.value(tensor)
-        if tensor is None or value is None:
+        if tensor is None:
+            return None
+        is_long = isinstance(tensor, gs.Constant) and tensor.dtype in (np.int32, np.int64)
+        value = np.asarray(tensor.values) if is_long else self.shapes.value(tensor)
+        if value is None:
             return None
         self.entries[tensor.name] = tuple(e if isinstance(e, int) else None for e in value.reshape(-1).tolist())
         return self.entries[tensor.name]

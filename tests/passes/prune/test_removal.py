@@ -11,7 +11,7 @@ from lpcc.analysis.groups import channel_groups
 from lpcc.analysis.types import annotate
 from lpcc.errors import UsageError
 from lpcc.graph import clone, from_proto, load, to_proto
-from lpcc.passes.prune import remove, zeroed
+from lpcc.passes.prune import remove, unshare, zeroed
 from lpcc.pipeline import Context, Pipeline
 from lpcc.pipeline.runner import run_pipeline
 from lpcc.runtime import Session
@@ -52,10 +52,10 @@ def check_random_network(random_network, data):
         return
     for group in free[:6]:
         some = data.draw(st.lists(st.sampled_from(group.channels.tolist()), min_size=1, unique=True))
-        if found.emptied(some) is None:
+        if not found.emptied(some):
             check(graph, found, some)
     together = [int(group.channels[0]) for group in free]
-    if found.emptied(together) is None:
+    if not found.emptied(together):
         check(graph, found, together)
 
 
@@ -162,6 +162,20 @@ def test_masks_change_what_a_channel_says():
     assert "Where" not in {edit.op(node) for node in graph.nodes}
 
 
+def test_vectors_that_are_shared_can_be_told_apart():
+    graph, found = prepared("""g (float[N,4,8,8] x) => (float[N,2,8,8] y)
+    <float[6,4,1,1] w, float[6,6,1,1] v, float[6] zero = {0, 0, 0, 0, 0, 0}, float[2,6,1,1] u>
+    { a = Conv(x, w, zero) b = Relu(a) c = Conv(b, v, zero) y = Conv(c, u) }""")
+    assert [len(group) for group in found.groups if group.pinned is None] == [6]
+    before = to_proto(graph)
+    unshare(graph)
+    found = channel_groups(graph)
+    assert [len(group) for group in found.groups if group.pinned is None] == [6, 6]
+    assert_equivalent(before, to_proto(graph), dims={"N": 2})
+    smaller = check(graph, found, found.groups[1].channels[:2])
+    assert [node.inputs[2].shape[0] for node in smaller.nodes if len(node.inputs) == 3] == [4, 6]
+
+
 NAMES = (
     "cifar10_resnet20_jpegft", "mlperf_resnet8_cifar10", "fashion_mnist_vgg", "mobilenetv2_imagenet",
     "squeezenet1_1_imagenet", "fastestdet_coco", "ultraface_rfb320", "deeplabv3_mnv2_dm05_person",
@@ -186,7 +200,7 @@ def real(zoo):
 def some(group, found, rng):
     count = max(1, int(len(group) * rng.uniform(0.1, 0.6)))
     chosen = rng.permutation(group.channels)[:count]
-    return chosen if found.emptied(chosen) is None else chosen[:1]
+    return chosen[:1] if found.emptied(chosen) else chosen
 
 
 @pytest.mark.parametrize("exact", [False, True], ids=["raw", "exact"])
@@ -198,7 +212,7 @@ def test_real_networks(real, name, exact):
     assert len(free) == FREE[name] or not exact
     chosen = [some(group, found, rng) for group in free]
     together = np.concatenate(chosen)
-    if found.emptied(together) is None:
+    if not found.emptied(together):
         check(graph, found, together)
     check(graph, found, chosen[int(rng.integers(len(chosen)))])
 
