@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.bounds import clip_bounds
+from lpcc.analysis.groups.labels import Labels
 from lpcc.analysis.shapes import bind
 from lpcc.match import NoMatch, is_float
 from lpcc.passes.normalize.linear import LINEAR, Linear
@@ -91,13 +92,12 @@ def read_depthwise(tied: Ties) -> Ties:
 
 
 class _Tying:
-    """Union-find over the channels of all tensors."""
+    """The channels of all tensors, joined as the nodes are gone through."""
 
     def __init__(self, graph: gs.Graph) -> None:
         self._graph = graph
         self._shapes = bind(graph)
-        self._parent: list[int] = []
-        self._held: dict[int, str] = {}  # by root
+        self._sets = Labels()
         self._of: dict[int, Array | None] = {}  # by id of a tensor: its channels; None where it has none to speak of
         self._tensors: dict[int, gs.Tensor] = {}
         self._layers: list[tuple[gs.Node, Array, Array]] = []
@@ -115,13 +115,12 @@ class _Tying:
                     self._others.append((node, reason))
         for tensor in self._graph.outputs:
             self._hold([tensor], "an output of the model")
-        roots = np.asarray([self._root(channel) for channel in range(len(self._parent))], dtype=np.intp)
-        distinct, numbers = np.unique(roots, return_inverse=True)
-        reasons = {int(np.searchsorted(distinct, self._root(root))): why for root, why in self._held.items()}
-        held = np.zeros(len(distinct), dtype=bool)
+        numbers, reasons = self._sets.numbered()
+        count = int(numbers.max(initial=-1)) + 1
+        held = np.zeros(count, dtype=bool)
         held[list(reasons)] = True
         return Ties(
-            len(distinct),
+            count,
             held,
             [Layer(node, numbers[inputs], numbers[outputs]) for node, inputs, outputs in self._layers],
             [Limit(node, numbers[channels], low, high) for node, channels, low, high in self._limits],
@@ -196,7 +195,7 @@ class _Tying:
             return f"the operands of {op} differ in rank"
         for other in channels[1:]:
             if first is not None and other is not None:
-                self._join(first, other)
+                self._sets.join(first, other)
         return None
 
     def _product(self, node: gs.Node) -> str | None:
@@ -208,9 +207,7 @@ class _Tying:
             if isinstance(source, gs.Constant):
                 continue
             channels, held = self._channels(source), self._channels(other)
-            if not isinstance(other, gs.Constant) and not (
-                held is not None and all(self._root(int(c)) in self._held for c in held)
-            ):
+            if not isinstance(other, gs.Constant) and not (held is not None and self._sets.is_pinned(held)):
                 continue
             if channels is not None and result is not None and self._rank(source) == self._rank(node.outputs[0]):
                 return self._tie(channels, result, op)
@@ -279,7 +276,7 @@ class _Tying:
         before, after = (int(widths[1]), int(widths[rank + 1])) if len(widths) == 2 * rank else (-1, -1)
         if before < 0 or after < 0 or (not filled and (before or after)) or widths[0] or widths[rank]:
             return None
-        return np.concatenate([self._fresh(before), source, self._fresh(after)])
+        return np.concatenate([self._sets.fresh(before), source, self._sets.fresh(after)])
 
     def _rank(self, tensor: gs.Tensor) -> int:
         return len(self._shapes.of(tensor) or ())
@@ -289,42 +286,20 @@ class _Tying:
         if id(tensor) not in self._of:
             shape = None if isinstance(tensor, gs.Constant) else self._shapes.of(tensor)
             fits = shape is not None and len(shape) >= 2 and is_float(tensor.dtype)
-            self._of[id(tensor)] = self._fresh(shape[1]) if fits and shape is not None else None
+            self._of[id(tensor)] = self._sets.fresh(shape[1]) if fits and shape is not None else None
             self._tensors[id(tensor)] = tensor
         return self._of[id(tensor)]
 
-    def _fresh(self, count: int) -> Array:
-        first = len(self._parent)
-        self._parent.extend(range(first, first + count))
-        return np.arange(first, first + count)
-
     def _hold(self, tensors: Iterable[gs.Tensor], reason: str) -> None:
         for tensor in tensors:
-            channels = self._channels(tensor) if tensor.name and not isinstance(tensor, gs.Constant) else None
-            for channel in () if channels is None else channels:
-                self._held.setdefault(self._root(int(channel)), reason)
+            if tensor.name and not isinstance(tensor, gs.Constant):
+                self._sets.pin(self._channels(tensor), reason)
 
     def _tie(self, source: Array, result: Array, op: str) -> str | None:
         if len(source) != len(result):
             return f"{op} changes the number of channels"
-        self._join(source, result)
+        self._sets.join(source, result)
         return None
-
-    def _join(self, a: Array, b: Array) -> None:
-        for one, other in zip(a.tolist(), b.tolist(), strict=True):
-            first, second = self._root(one), self._root(other)
-            if first != second:
-                self._parent[second] = first
-                reason = self._held.pop(second, None)
-                if reason is not None:
-                    self._held.setdefault(first, reason)
-
-    def _root(self, channel: int) -> int:
-        parent = self._parent
-        while parent[channel] != channel:
-            parent[channel] = parent[parent[channel]]
-            channel = parent[channel]
-        return channel
 
 
 def _axes(node: gs.Node) -> list[int] | None:

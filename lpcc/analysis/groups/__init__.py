@@ -28,9 +28,7 @@ def channel_groups(graph: gs.Graph) -> ChannelGroups:
     trace = Trace(shape_values(graph), int(graph.opset))
     follow(trace, graph)
     _pin_what_cannot_go(trace)
-    roots = np.asarray([trace.labels.root(label) for label in range(len(trace.labels))], dtype=np.intp)
-    distinct, numbers = np.unique(roots, return_inverse=True)
-    reasons = {at: why for at, root in enumerate(distinct.tolist()) if (why := trace.labels.reason(root)) is not None}
+    numbers, reasons = trace.labels.numbered()
 
     def of(line: Array | None) -> Array | None:
         return None if line is None else np.asarray(numbers[line])
@@ -45,7 +43,7 @@ def channel_groups(graph: gs.Graph) -> ChannelGroups:
         frozenset(trace.constants),
         tuple(layers),
         reasons,
-        len(distinct),
+        int(numbers.max(initial=-1)) + 1,
         trace.entries,
         trace.picked,
     )

@@ -76,12 +76,21 @@ class Labels:
         """Let labels stay for good; the first reason that says something is kept."""
         for label in () if labels is None else np.unique(labels).tolist():
             root = self.root(label)
-            if not self._pinned.get(root):
-                self._pinned[root] = reason
+            self._pinned[root] = self._pinned.get(root) or reason
 
     def reason(self, label: int) -> str | None:
         """Why a label is pinned; None where it is not."""
         return self._pinned.get(self.root(label))
+
+    def is_pinned(self, labels: Array) -> bool:
+        """Whether all of them are pinned."""
+        return all(self.reason(label) is not None for label in np.unique(labels).tolist())
+
+    def numbered(self) -> tuple[Array, dict[int, str]]:
+        """For each label the number of its set, from 0 in the order of their first labels; why sets are pinned."""
+        roots = np.asarray([self.root(label) for label in range(len(self))], dtype=np.intp)
+        distinct, numbers = np.unique(roots, return_inverse=True)
+        return numbers, {int(np.searchsorted(distinct, root)): why for root, why in sorted(self._pinned.items())}
 
 
 class Trace:
@@ -157,10 +166,6 @@ class Trace:
             return None
         self.entries[tensor.name] = tuple(e if isinstance(e, int) else None for e in value.reshape(-1).tolist())
         return self.entries[tensor.name]
-
-    def is_pinned(self, labels: Array) -> bool:
-        """Whether all of them are pinned."""
-        return all(self.labels.reason(label) is not None for label in np.unique(labels).tolist())
 
     def meet(self, first: Array | None, second: Array | None, reason: str) -> Array | None:
         """Two axes that have to stay equally long: joined, or pinned where one of them is fixed."""

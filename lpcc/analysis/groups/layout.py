@@ -91,7 +91,7 @@ def _block(trace: Trace, node: gs.Node, axes: Sequence[Array | None], before: Di
         return [varying[old[0]] if axis == new[0] else None for axis in range(len(after))]
     known_before = [size for size in before if isinstance(size, int)]
     known_after = [size for size in after if isinstance(size, int)]
-    free = {axis: labels for axis, labels in varying.items() if not trace.is_pinned(labels)}
+    free = {axis: labels for axis, labels in varying.items() if not trace.labels.is_pinned(labels)}
     if len(free) == 1 and len(known_before) == len(before) and len(known_after) == len(after):
         ((axis, labels),) = free.items()
         if prod(known_before) > _LARGEST or 0 in known_before:
