@@ -154,6 +154,48 @@ def test_shapes_that_are_computed():
     np.testing.assert_allclose(got["y"], want["y"], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("opset", "body", "weights"),
+    [
+        (9, "c = Slice<axes=[1], starts=[2], ends=[7]>(a) y = Conv(c, v)", "float[2,5,1,1] v"),
+        (9, "c = Slice<starts=[0, 1], ends=[99, 6]>(a) y = Conv(c, v)", "float[2,5,1,1] v"),
+        (9, "c = Pad<pads=[0, 1, 0, 0, 0, 2, 0, 0]>(a) y = Conv(c, v)", "float[2,11,1,1] v"),
+        (9, "c = Upsample(a, z) y = Conv(c, v)", "float[2,8,1,1] v, float[4] z = {1, 1, 2, 2}"),
+        (9, "c = Clip<min=0.0, max=6.0>(a) y = Conv(c, v)", "float[2,8,1,1] v"),
+        (9, "c = ReduceSum<axes=[2,3], keepdims=0>(a) d = Unsqueeze<axes=[2,3]>(c) y = Conv(d, v)", "float[2,8,1,1] v"),
+        (18, "c = Pad(a, n, , k) y = Conv(c, v)", "float[2,11,1,1] v, int64[2] n = {1, 2}, int64[1] k = {1}"),
+        (18, "c = Resize<axes=[1, 2]>(a, , , n) y = Conv(c, v)", "float[2,8,1,1] v, int64[2] n = {8, 16}"),
+        (17, "s = Shape(a) z = ConstantOfShape(s) c = Concat<axis=1>(a, z) y = Conv(c, v)", "float[2,16,1,1] v"),
+        (17, "z = ConstantOfShape(s) c = Concat<axis=1>(a, z) y = Conv(c, v)",
+         "float[2,12,1,1] v, int64[4] s = {2, 4, 8, 8}"),
+        (17, "s = Shape(a) z = Expand(k, s) c = Mul(a, z) y = Conv(c, v)", "float[2,8,1,1] v, float k = {2}"),
+        (17, "z = Expand(k, s) c = Mul(a, z) y = Conv(c, v)",
+         "float[2,8,1,1] v, float[1,1,1] k = {2}, int64[4] s = {1, 8, 1, 1}"),
+        (17, "s = Shape<start=1, end=3>(a) f = Cast<to=1>(s) g = ReduceMean(f) c = Mul(a, g) y = Conv(c, v)",
+         "float[2,8,1,1] v"),
+        (17, "c = Gather<axis=1>(a, i) d = Mul(b, c) e = Unsqueeze(d, k) y = Conv(e, v)",
+         "int64 i = {3}, int64[1] k = {1}, float b, float[2,1,1,1] v"),
+        (17, "c = Conv<kernel_shape=[1,1], group=8>(a, d) e = Conv<group=8>(c, f) y = Conv(e, v)",
+         "float[8,1,1,1] d, float[16,1,3,3] f, float[2,16,1,1] v"),
+        (17, "c = ConvTranspose<group=4>(a, d, e) y = Conv(c, v)", "float[8,3,2,2] d, float[12] e, float[2,12,1,1] v"),
+    ],
+)  # fmt: skip
+def test_forms_of_operators(opset, body, weights):
+    """Attributes of old opsets, axes that are named, sizes that are computed."""
+    graph = from_proto(
+        read_model(
+            f"""<ir_version: 8, opset_import: ["": {opset}]>
+            g (float[2,4,8,8] x) => (float[2,2,H,W] y) <float[8,4,1,1] w, {weights}> {{ a = Conv(x, w) {body} }}"""
+        )
+    )
+    annotate(graph)
+    found = channel_groups(graph)
+    free = [group for group in found.groups if group.pinned is None]
+    assert free
+    for group in free:
+        check(graph, found, group.channels[: max(1, len(group) // 2)])
+
+
 def test_masks_change_what_a_channel_says():
     graph, found = prepared(PLAIN)
     masked = zeroed(graph, found, found.groups[1].channels[:2])

@@ -69,3 +69,24 @@ def test_nothing_dead_in_a_trained_network(zoo):
     graph = from_proto(model)
     records = run_pipeline(graph, Pipeline.parse("exact,remove-dead-channels"), Context())
     assert not records[-1].changes
+
+
+def test_a_slimmed_network(zoo):
+    """Scales of zero: the channels whose bias does not come through the Relu go, those before a padded layer stay."""
+    model = onnx.load(zoo.model("fashion_mnist_vgg"))
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    rng = np.random.default_rng(0)
+    gone = []
+    norms = [node for node in model.graph.node if node.op_type == "BatchNormalization"]
+    for node in norms:
+        scale, bias = (numpy_helper.to_array(weights[name]).copy() for name in node.input[1:3])
+        dead = rng.random(len(scale)) < 0.4
+        scale[dead] = 0
+        weights[node.input[1]].CopyFrom(numpy_helper.from_array(scale, node.input[1]))
+        gone.append(int((dead if node is norms[-1] else dead & (bias <= 0)).sum()))
+    after, changes = removed(model)
+    assert_equivalent(model, after, dims={"batch": 2})
+    sizes = {tensor.name: tensor.dims[0] for tensor in after.graph.initializer}
+    assert [weights[node.input[1]].dims[0] - sizes[node.input[1]] for node in norms] == gone
+    assert min(gone) > 0
+    assert {refusal.reason.split("`")[-1] for refusal in changes.refused} == {" pads it with zeros"}
