@@ -56,6 +56,24 @@ def test_each_step_brings_its_rate() -> None:
     assert weight.item() == 0.75
 
 
+@pytest.mark.parametrize(("kind", "moved"), [("adam", 0.01 / 16), ("adamw", 0.01 / 16), ("sgd", 0.01)])
+def test_adam_moves_small_weights_by_little(kind: Any, moved: float) -> None:
+    """Of a size of 1/256 they learn at 1/16 of the rate; zeros do not count, biases have the whole rate."""
+    small, usual, bias = parameter(2**-8, 0.0, -(2**-8)), parameter(1.0), parameter(2**-8)
+    optimiser = optimiser_of(Recipe(optimiser=kind, momentum=0, weight_decay=0), [small, usual], [bias])
+    for tensor in (small, usual, bias):
+        tensor.grad = torch.ones_like(tensor)
+    before = [tensor.detach().clone() for tensor in (small, usual, bias)]
+    step_of(optimiser, 0.01, clip=0)
+    steps = [float((old - new.detach())[0]) for old, new in zip(before, (small, usual, bias), strict=True)]
+    assert steps == pytest.approx([moved, 0.01, 0.01], rel=1e-3)
+
+
+@pytest.mark.parametrize("values", [(0.0, 0.0), (float("nan"), 1.0)])
+def test_weights_without_a_size_learn_at_the_full_rate(values: tuple[float, ...]) -> None:
+    assert optimiser_of(Recipe(), [parameter(*values)], []).param_groups[0]["share"] == 1
+
+
 def test_nothing_to_train_is_one_line() -> None:
     with pytest.raises(ModelError, match="the model has no weights that can be trained"):
         optimiser_of(Recipe(), [], [])
