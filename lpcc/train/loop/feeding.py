@@ -51,7 +51,10 @@ class Supply:
         self.count = total - held
         """Samples to train on."""
         if self.count == 0 or (holdout > 0 and held == 0):
-            raise DataError(f"{data.description}: {total} samples are too few to train on some and judge by others")
+            raise DataError(
+                f"{data.description}: {total} samples are too few to train on some and judge by others: "
+                "give more, or holdout=0"
+            )
         self.steps = -(-self.count // batch)
         """Batches in an epoch: of equal size but for one sample, so that no small one comes last."""
         self._capacity = min(self.count, max(limit // weight, batch))

@@ -32,10 +32,10 @@ class Verdict:
     """The metric."""
     loss: float
 
-    def beats(self, other: Verdict, *, higher: bool, ties: bool) -> bool:
-        """Whether this is better, NaN being the worst; with `ties` the loss decides between equal metrics."""
+    def beats(self, other: Verdict, *, higher: bool) -> bool:
+        """Whether this is better, NaN being the worst; the loss decides between equal metrics."""
         mine, theirs = (_rank(verdict.value if higher else -verdict.value) for verdict in (self, other))
-        if mine != theirs or not ties:
+        if mine != theirs:
             return mine > theirs
         return _rank(-self.loss) > _rank(-other.loss)
 

@@ -321,7 +321,7 @@ class _Training:
     def _is_better(self, verdict: Verdict | None) -> bool:
         if verdict is None or self.verdict is None:  # nothing is held out: the last one counts
             return True
-        return verdict.beats(self.verdict, higher=self.history.higher_is_better, ties=self.history.best > 0)
+        return verdict.beats(self.verdict, higher=self.history.higher_is_better)
 
     def _ending(self, why: str) -> str:
         best = self.history.best

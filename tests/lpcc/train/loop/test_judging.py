@@ -87,7 +87,7 @@ def test_metrics_that_need_what_is_not_there() -> None:
 
 def test_better_is_more_or_less_and_nan_is_worst() -> None:
     def beats(a: float, b: float, higher: bool) -> bool:
-        return Verdict(a, 0).beats(Verdict(b, 0), higher=higher, ties=False)
+        return Verdict(a, 0).beats(Verdict(b, 0), higher=higher)
 
     assert beats(2, 1, True)
     assert not beats(1, 2, True)
@@ -99,10 +99,9 @@ def test_better_is_more_or_less_and_nan_is_worst() -> None:
         assert not beats(math.nan, math.nan, higher)
 
 
-def test_the_loss_decides_between_equals_where_it_may() -> None:
+def test_the_loss_decides_between_equals() -> None:
     low, high = Verdict(50, 1), Verdict(50, 2)
-    assert low.beats(high, higher=True, ties=True)
-    assert not high.beats(low, higher=True, ties=True)
-    assert not low.beats(high, higher=True, ties=False)
-    assert not low.beats(low, higher=True, ties=True)
-    assert low.beats(Verdict(50, math.nan), higher=True, ties=True)
+    assert low.beats(high, higher=True)
+    assert not high.beats(low, higher=True)
+    assert not low.beats(low, higher=True)
+    assert low.beats(Verdict(50, math.nan), higher=True)

@@ -173,6 +173,19 @@ def test_never_worse_than_the_start() -> None:
     assert history.stopped == "all epochs done; no epoch was better than the start, whose weights are kept"
 
 
+def test_a_student_that_always_chose_right_comes_closer_too() -> None:
+    """Agreement has no room for better; the loss has."""
+    student = Net(2)
+    with torch.no_grad():
+        student.last.bias += 0.5
+    recipe = Recipe(optimiser="sgd", epochs=4, batch=32, learning_rate=0.01, momentum=0, norms="frozen")
+    history = fit(student, Net(2), Aim(), dataset(), recipe)
+    assert (history.start, history.best_metric) == (100.0, 100.0)
+    assert history.best > 0
+    assert history.start_loss is not None
+    assert history.epochs[history.best - 1].held_out_loss < history.start_loss  # type: ignore[operator]
+
+
 @pytest.mark.parametrize("holdout", [0.1, 0.0])
 def test_a_student_that_is_nearly_right_learns_slowly(holdout: float) -> None:
     rates = []
@@ -436,7 +449,7 @@ def test_progress_tells_loss_metric_and_time() -> None:
 
 
 def test_wrong_data_and_models_are_one_line() -> None:
-    with pytest.raises(DataError, match="1 samples are too few"):
+    with pytest.raises(DataError, match=r"1 samples are too few to train on some .* give more, or holdout=0"):
         fit(Net(1), Net(2), Aim(), dataset(1), SHORT)
     frozen = Net(1)
     for parameter in frozen.parameters():
