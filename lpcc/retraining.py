@@ -149,6 +149,12 @@ def retrain(
     recipe = Recipe() if recipe is None else recipe
     if teacher is None and not labels and not trainer:
         raise UsageError("nothing to learn from: give a teacher, or labels")
+    if trainer and (loss != "auto" or pairs):
+        raise UsageError(f"{trainer}: a loop of your own has its own losses: leave out `loss` and `pairs`")
+    if trainer and resume:
+        raise UsageError(f"{trainer}: a loop of your own leaves no state to resume from")
+    if metric is not None and eval is None:
+        raise UsageError(f"metric {metric} judges the images of `eval`, and there are none")
     graph, name, source = open_model(student)
     taught, taught_name, taught_source = (None, "", None) if teacher is None else open_model(teacher)
     before = to_proto(graph)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -88,15 +89,16 @@ def retrain(
     training goes on with --resume and ends as if nothing had happened.
     """
     terminal = Terminal(quiet, json)
-    asked: dict[str, object] = {
+    asked: dict[str, Any] = {
         "epochs": epochs,
         "batch": batch,
-        "learning-rate": learning_rate,
+        "learning_rate": learning_rate,
         "mix": mix,
         "crop": crop,
         "flip": flip,
+        "seed": seed,
     }
-    recipe = _recipe(asked | {"seed": seed}, more)
+    recipe = _recipe(asked, more)
     destination = output or student.with_name(f"{student.stem}.trained.onnx")
     state = destination.with_name(destination.name + ".checkpoint")
     given = [teacher, preprocess, *(Path(text) for text in (train, evaluation) if text is not None)]
@@ -130,29 +132,42 @@ def retrain(
     terminal.show([*result.lines(), (f"written: {destination}", "bold")])
 
 
-def _recipe(asked: dict[str, object], more: list[str] | None) -> Recipe:
+def _recipe(asked: Mapping[str, Any], more: list[str] | None) -> Recipe:
     """The options of training, those that have an option of the command and the others.
 
     Raises:
         UsageError: one is unknown, out of its range, or given twice.
     """
-    from lpcc.pipeline.syntax import ItemParser, format_value
+    from lpcc.pipeline.syntax import ItemParser
     from lpcc.train.recipe import Recipe
 
     class Options(ItemParser):
-        """Options of training as pipelines write them."""
+        """Options of training as a pass has them in braces."""
 
         item_is = "training"
-        whole = "options"
 
+        def values(self) -> dict[str, Any]:
+            found = self._options("recipe", Recipe)
+            if self.peek():
+                raise self.error(self.at, f"unexpected `{self.peek()}`")
+            return found
+
+        def error(self, at: int, message: str) -> UsageError:
+            del at  # the text is short
+            return UsageError(f"--set {self.text[1:-1]}: {message}")
+
+    found = dict(asked)
     for text in more or []:
         name, equals, _ = text.partition("=")
         if not equals or not name:
             raise UsageError(f"--set {text}: expected OPTION=VALUE, such as optimiser=adamw")
-        if name in asked:
-            raise UsageError(f"--set {text}: give it as --{name}")
-    written = [f"{name}={format_value(value)}" for name, value in asked.items()]
-    return Options(f"{{{' '.join([*written, *(more or [])])}}}").one_of({"recipe": Recipe}, 0, "recipe")
+        for field, value in Options(f"{{{text}}}").values().items():
+            if field in asked:
+                raise UsageError(f"--set {text}: give it as --{field.replace('_', '-')}")
+            if field in found:
+                raise UsageError(f"--set {text}: given twice")
+            found[field] = value
+    return Recipe(**found)
 
 
 def _check_output(output: Path, state: Path, student: Path, others: list[Path | None], *, force: bool) -> None:

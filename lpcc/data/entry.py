@@ -20,6 +20,8 @@ def is_entry(text: str) -> bool:
 
 def user_function(text: str) -> Callable[..., Any]:
     """The function that ``module:function`` names; modules in the current folder count. Raises UsageError."""
+    if not is_entry(text):
+        raise UsageError(f"{text}: is no `module:function`")
     module_name, _, name = text.partition(":")
     try:
         with _here():

@@ -194,8 +194,23 @@ class TestOwnLoop:
             ("fail", r"mine:fail: raised RuntimeError: out of ideas"),
             ("spoil", r"mine:spoil: left numbers in `\w+` that are not finite"),
             ("none", r"mine:none: module `mine` has no `none`"),
+            ("", r"mine:: is no `module:function`"),
         ],
     )
     def test_mistakes(self, module, student, teacher, name, message):
         with pytest.raises(UsageError, match=message):
             lpcc.retrain(student, teacher=teacher, train={"x": images(8)}, trainer=f"mine:{name}")
+
+    @pytest.mark.parametrize("option", [{"loss": "kd"}, {"pairs": ("r",)}])
+    def test_what_only_our_loop_heeds_is_refused(self, module, student, teacher, option):
+        with pytest.raises(UsageError, match="mine:train: a loop of your own has its own losses"):
+            lpcc.retrain(student, teacher=teacher, train={"x": images(8)}, trainer="mine:train", **option)
+
+    def test_it_is_not_resumed(self, module, student, teacher):
+        with pytest.raises(UsageError, match="mine:train: a loop of your own leaves no state to resume from"):
+            lpcc.retrain(student, teacher=teacher, train={"x": images(8)}, trainer="mine:train", resume=True)
+
+
+def test_a_metric_without_images_to_judge_on(student, teacher):
+    with pytest.raises(UsageError, match="metric sqnr judges the images of `eval`, and there are none"):
+        lpcc.retrain(student, teacher=teacher, train={"x": images(8)}, metric="sqnr")

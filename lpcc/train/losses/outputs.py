@@ -76,7 +76,7 @@ class HardLabels(OutputLoss):
         """Needs labels."""
         if not setting.labelled:
             raise UsageError(
-                f"loss `{self.name}` needs labels: give labelled data, or learn from the teacher with `kd`"
+                f"loss `{self.name}` needs labels: let those of the data count, or learn from the teacher with `kd`"
             )
         return super().bind(setting)
 
