@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import onnx_graphsurgeon as gs
 
-from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass
+from lpcc.errors import UsageError
+from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 from lpcc.train.recipe import Recipe
 
 
@@ -46,12 +47,16 @@ class Distill(Recipe, Pass):
     """Hidden tensors to compare, each as ``"student=teacher"``; by default found by shape, position and correlation."""
     labels: bool = False
     """Whether the labels of the images count: for the loss ``hard``."""
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
+    """The same seed gives the same weights on the same machine with the same number of threads; 0: the command's."""
     trainer: str = ""
     """``module:function`` that trains in the place of our loop: it gets the student and the teacher as torch modules,
     the images and these options, and gives the student back."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.trainer and (self.loss != ("auto",) or self.pairs):
+            raise UsageError(f"{self.trainer}: a loop of your own has its own losses: leave out `loss` and `pairs`")
         if self.loss != ("auto",) and find_spec("torch") is not None:
             from lpcc.train.losses import parse
 
@@ -74,7 +79,7 @@ class Distill(Recipe, Pass):
             teacher,
             data if self.labels else data.unlabelled(),
             lesson,
-            Recipe.of(self, seed=ctx.seed),
+            Recipe.of(self, seed=self.seed or ctx.seed),
             float_graph=ctx.unquantized,
             progress=ctx.progress,
         )

@@ -79,6 +79,11 @@ def test_losses_are_checked_with_the_pipeline():
         Pipeline.parse("quantize,distill{loss=kdd}")
 
 
+def test_a_loop_of_ones_own_has_its_own_losses():
+    with pytest.raises(UsageError, match="mine:train: a loop of your own has its own losses"):
+        Pipeline.parse('distill{loss=kd trainer="mine:train"}')
+
+
 @pytest.fixture(scope="module")
 def model():
     return read_model(NETWORK)
@@ -111,6 +116,18 @@ class TestTraining:
         last = result.report.passes[-1]
         assert last.name == "distill"
         assert last.counts
+
+    def test_its_seed_counts_and_else_that_of_the_command(self, model):
+        def trained(text, seed):
+            graph = from_proto(model)
+            run_pipeline(graph, Pipeline.parse(f"{BITS},{text}"), context(model, seed=seed))
+            return to_proto(graph).SerializeToString()
+
+        short = "distill{epochs=1 loss=outputs metric=loss holdout=0%s}"
+        own, other = trained(short % " seed=5", 0), trained(short % "", 0)
+        assert own != other
+        assert own == trained(short % " seed=5", 1)
+        assert trained(short % "", 5) == own
 
     def test_without_a_teacher_nothing_is_trained(self, model):
         ctx = context(model)
