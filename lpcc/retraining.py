@@ -22,7 +22,7 @@ from lpcc.train.recipe import Recipe
 
 if TYPE_CHECKING:
     from lpcc.data import Dataset
-    from lpcc.quality import Metric, Score
+    from lpcc.quality import Metric
     from lpcc.runtime import Session
     from lpcc.train.transfer import Learned, Lesson
 
@@ -165,7 +165,7 @@ def retrain(
         _check_interfaces(name, sessions["student"], taught_name, sessions["teacher"])
     data = _opened(train, sessions["student"], preprocess, labels_needed=labels)
     judged_on = None if eval is None else _opened(eval, sessions["student"], preprocess, labels_needed=False)
-    measure = None if judged_on is None else _metric(metric, before, judged_on, has_teacher=taught is not None)
+    exam = None if judged_on is None else _Exam.of(metric, before, judged_on, sessions)  # what fails, fails now
     lesson = Lesson(_losses(loss, labels=labels, teacher=taught is not None), tuple(pairs), trainer)
     trained = clone(graph)
     learned = transfer(
@@ -179,9 +179,7 @@ def retrain(
         progress=progress or (lambda _what, _done, _total: None),
     )
     result = to_proto(trained) if learned.nodes else before
-    scores = None
-    if judged_on is not None and measure is not None:
-        scores = _scores(sessions, Session(result), judged_on, measure)
+    scores = None if exam is None else exam.scores(Session(result))
     sources = frozenset(path for path in (source, taught_source) if path is not None)
     return Retrained(result, learned, lesson, recipe, scores, sources)
 
@@ -226,27 +224,47 @@ def _opened(images: Images, session: Session, preprocess: str | Path | None, *, 
     return Dataset.open(images, session.inputs, recipe, labels_needed=labels_needed)
 
 
-def _metric(asked: str | None, student: onnx.ModelProto, data: Dataset, *, has_teacher: bool) -> Metric:
-    """How to judge on `data`; raises before any work is done where it cannot be."""
-    from lpcc.quality import class_outputs, parse_metric
+def _metric(asked: str | None, student: onnx.ModelProto, data: Dataset, session: Session) -> Metric:
+    """How to judge on `data`: as asked, or as labels and outputs suggest."""
+    from lpcc.quality import class_outputs, parse_metric, scores
 
-    unlabelled = "agreement" if class_outputs(student) else "sqnr"
-    metric = parse_metric(asked or ("top1" if data.labelled else unlabelled))
-    if metric.needs_reference and not has_teacher:
-        raise UsageError(f"metric {metric.name} compares with a teacher, and there is none: give labelled images")
-    if metric.needs_labels and not data.labelled:
-        raise DataError(f"{data.description}: has no labels, which {metric.name} needs")
-    return metric
+    if asked is not None:
+        return parse_metric(asked)
+    if data.labelled:
+        return parse_metric("top1")
+    outputs = session.run(dict(next(iter(data.batches(1))).feeds))
+    chosen = any(scores(outputs[name]) is not None for name in class_outputs(student))  # maps of classes have no metric
+    return parse_metric("agreement" if chosen else "sqnr")
 
 
-def _scores(sessions: dict[str, Session], result: Session, data: Dataset, metric: Metric) -> Scores:
-    from lpcc.quality import evaluate
+@dataclass(frozen=True)
+class _Exam:
+    """A metric on images that nothing is trained on, with what teacher and student had before."""
 
-    teacher = sessions.get("teacher")
+    data: Dataset
+    metric: Metric
+    teacher: Session | None
+    own: float | None
+    before: float
 
-    def score(session: Session) -> Score:
-        return evaluate(session, data, metric, teacher if metric.needs_reference else None)
+    @classmethod
+    def of(cls, asked: str | None, student: onnx.ModelProto, data: Dataset, sessions: dict[str, Session]) -> _Exam:
+        """Judge the student as it comes; raises DataError or UsageError where it cannot be judged."""
+        from lpcc.quality import evaluate
 
-    before, after = score(sessions["student"]), score(result)
-    own = None if teacher is None or metric.needs_reference else score(teacher).value
-    return Scores(before.metric, before.samples, own, before.value, after.value)
+        teacher = sessions.get("teacher")
+        metric = _metric(asked, student, data, sessions["student"])
+        if metric.needs_reference and teacher is None:
+            raise UsageError(f"metric {metric.name} compares with a teacher, and there is none: give labelled images")
+        if metric.needs_labels and not data.labelled:
+            raise DataError(f"{data.description}: has no labels, which {metric.name} needs")
+        own = None if teacher is None or metric.needs_reference else evaluate(teacher, data, metric, None).value
+        reference = teacher if metric.needs_reference else None
+        return cls(data, metric, reference, own, evaluate(sessions["student"], data, metric, reference).value)
+
+    def scores(self, result: Session) -> Scores:
+        """The same for what became of the student."""
+        from lpcc.quality import evaluate
+
+        after = evaluate(result, self.data, self.metric, self.teacher)
+        return Scores(after.metric, after.samples, self.own, self.before, after.value)

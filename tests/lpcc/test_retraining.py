@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 import lpcc
-from lpcc.errors import ModelError, UsageError
+from lpcc.errors import DataError, ModelError, UsageError
 from lpcc.runtime import Session
 from lpcc.testing.golden import read_model
 from lpcc.train.recipe import Recipe
@@ -214,3 +214,28 @@ class TestOwnLoop:
 def test_a_metric_without_images_to_judge_on(student, teacher):
     with pytest.raises(UsageError, match="metric sqnr judges the images of `eval`, and there are none"):
         lpcc.retrain(student, teacher=teacher, train={"x": images(8)}, metric="sqnr")
+
+
+MAP = """
+<ir_version: 9, opset_import: ["": 17]>
+net (float[N,3,8,8] x) => (float[N,2,8,8] y)
+<float[2,3,3,3] w>
+{
+    [conv] c = Conv <pads = [1,1,1,1]> (x, w)
+    y = Softmax <axis = 1> (c)
+}
+"""
+
+
+def test_maps_of_classes_are_judged_by_their_noise():
+    model = read_model(MAP)
+    found = lpcc.retrain(model, teacher=model, train={"x": images(32)}, eval={"x": images(8)}, recipe=Recipe(epochs=1))
+    assert found.scores is not None
+    assert found.scores.metric == "sqnr"
+
+
+def test_what_cannot_be_judged_is_told_before_training(monkeypatch):
+    monkeypatch.setattr("lpcc.train.transfer.transfer", lambda *_, **__: pytest.fail("trained"))
+    model = read_model(MAP)
+    with pytest.raises(DataError, match="agreement needs an output of class scores"):
+        lpcc.retrain(model, teacher=model, train={"x": images(32)}, eval={"x": images(8)}, metric="agreement")
