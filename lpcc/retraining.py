@@ -39,6 +39,12 @@ class Scores:
     """None without a teacher, and for metrics that compare with it."""
     before: float
     after: float
+    higher_is_better: bool
+
+    @property
+    def is_worse(self) -> bool:
+        """Whether training did harm, by the metric."""
+        return self.after < self.before if self.higher_is_better else self.after > self.before
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,8 @@ class Retrained:
                 f"{taught}student before {amount(found.metric, found.before)}, after "
                 f"{amount(found.metric, found.after)}, on {found.samples} images"
             )
+            if self.learned.history is None and found.is_worse:
+                yield f"note: worse than before: `{self.lesson.trainer}` decides what is written"
 
 
 def retrain(
@@ -267,4 +275,5 @@ class _Exam:
         from lpcc.quality import evaluate
 
         after = evaluate(result, self.data, self.metric, self.teacher)
-        return Scores(after.metric, after.samples, self.own, self.before, after.value)
+        better = self.metric.higher_is_better
+        return Scores(after.metric, after.samples, self.own, self.before, after.value, better)

@@ -65,7 +65,8 @@ class Recipe:
     metric: str | None = None
     """What tells the best epoch: ``loss``, or a metric of `lpcc.quality` such as ``top1``, ``agreement``, ``sqnr``.
 
-    None: top1 with labels, else agreement with the teacher in class scores, else sqnr against its outputs, else loss.
+    None: in class scores, with 100 samples held out or more, top1 with labels, else agreement with the teacher; with
+    fewer the loss. Of other outputs sqnr against the teacher's, and the loss where there is none.
     """
     norms: Literal["auto", "train", "frozen"] = "auto"
     """Whether batch norms use and learn the statistics of batches. auto: where eight samples go together."""

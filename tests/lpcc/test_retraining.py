@@ -116,7 +116,7 @@ def test_a_student_that_is_perfect_stays_as_it_is(teacher):
 
 
 def test_labels_alone(student, teacher):
-    x = images(256)
+    x = images(1024)
     labels = Session(teacher).run({"x": x})["y"].argmax(1)
     found = lpcc.retrain(
         student, labels=True, train={"x": x, "labels": labels}, recipe=Recipe(epochs=4, learning_rate=0.1)
@@ -127,9 +127,14 @@ def test_labels_alone(student, teacher):
 
 
 def test_labels_do_not_count_unasked(student, teacher):
-    data = {"x": images(64), "labels": np.zeros(64, np.int64)}
+    data = {"x": images(1024), "labels": np.zeros(1024, np.int64)}
     found = lpcc.retrain(student, teacher=teacher, train=data, recipe=Recipe(epochs=1))
     assert found.learned.history.metric == "agreement"
+
+
+def test_few_samples_are_not_counted(student, teacher):
+    found = lpcc.retrain(student, teacher=teacher, train={"x": images(128)}, recipe=Recipe(epochs=1))
+    assert found.learned.history.metric == "loss"
 
 
 def test_nothing_to_learn_from(student):
@@ -170,6 +175,9 @@ class TestOwnLoop:
             "            loss.backward()\n"
             "            optimiser.step()\n"
             "    return student\n"
+            "def worsen(student, teacher, data, recipe):\n"
+            "    for value in student.parameters():\n"
+            "        value.data.zero_()\n"
             "def lose(student, teacher, data, recipe):\n"
             "    return 'nothing'\n"
             "def fail(student, teacher, data, recipe):\n"
@@ -186,6 +194,13 @@ class TestOwnLoop:
         )
         assert found.learned.history is None
         assert distance(found.model, teacher, images(64, 5)) < 0.5 * distance(student, teacher, images(64, 5))
+
+    def test_harm_is_told(self, module, teacher):
+        judged = {"x": images(64, 7), "labels": Session(teacher).run({"x": images(64, 7)})["y"].argmax(1)}
+        given = {"train": {"x": images(64)}, "eval": judged}
+        found = lpcc.retrain(teacher, teacher=teacher, trainer="mine:worsen", **given)
+        assert found.scores.is_worse
+        assert "note: worse than before: `mine:worsen` decides what is written" in found.lines()
 
     @pytest.mark.parametrize(
         ("name", "message"),

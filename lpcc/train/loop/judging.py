@@ -22,6 +22,8 @@ Run = Callable[[Part], tuple[Mapping[str, Tensor], Mapping[str, Tensor], Tensor,
 """Outputs of student and teacher, the loss, its parts."""
 
 LOSS = "loss"
+_COUNTED = 100
+"""Samples from which on right choices are counted: of fewer, one is more than a percent, and the loss tells more."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ class Judge:
         name = self._asked
         if name is None:
             classes = any(scores(output) is not None for output in outputs.values())
-            if self._block.labels is not None and classes:
+            if classes and len(self._block) < _COUNTED:
+                name = LOSS
+            elif classes and self._block.labels is not None:
                 name = "top1"
             elif teaches:
                 name = "agreement" if classes else "sqnr"

@@ -47,6 +47,13 @@ def test_metric_and_loss_over_all_samples_but_padding(fixed: bool) -> None:
     assert found.loss == pytest.approx(2 / 7)
 
 
+def test_few_choices_are_not_counted() -> None:
+    for labels, flat, name in ((False, False, "loss"), (True, False, "loss"), (False, True, "sqnr")):
+        asked = judge(None, labels=labels)
+        asked(running(3, flat=flat))
+        assert asked.name == name
+
+
 @pytest.mark.parametrize(
     ("labels", "teaches", "flat", "name", "higher"),
     [
@@ -60,8 +67,9 @@ def test_metric_and_loss_over_all_samples_but_padding(fixed: bool) -> None:
     ],
 )
 def test_what_tells_the_best_where_nothing_was_asked_for(
-    labels: bool, teaches: bool, flat: bool, name: str, higher: bool
+    monkeypatch: pytest.MonkeyPatch, labels: bool, teaches: bool, flat: bool, name: str, higher: bool
 ) -> None:
+    monkeypatch.setattr("lpcc.train.loop.judging._COUNTED", 1)
     asked = judge(None, labels=labels)
     found = asked(running(3, teaches=teaches, flat=flat))
     assert (asked.name, asked.higher_is_better) == (name, higher)

@@ -23,6 +23,12 @@ Values = Mapping[str, Tensor]
 F32 = np.dtype(np.float32)
 
 
+@pytest.fixture(autouse=True)
+def count_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Choices are counted on few samples, too: there are not many here."""
+    monkeypatch.setattr("lpcc.train.loop.judging._COUNTED", 1)
+
+
 class Net(torch.nn.Module):  # type: ignore[misc]
     """Two layers with a batch norm and dropout between them, and what it was called with."""
 
