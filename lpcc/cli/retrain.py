@@ -82,7 +82,7 @@ def retrain(
     force: Annotated[bool, typer.Option("--force", help="Let the output replace an input.")] = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Train the weights of a model to do what another one does, in the graph itself.
+    """Train the weights of a model to do what another one does.
 
     STUDENT is a model that pruning, rounding or another lossy step has hurt, TEACHER the one before it. The images need
     no labels. What does best on a tenth of them, held out, is written: never worse there than STUDENT. An interrupted

@@ -12,7 +12,10 @@ import pytest
 
 from lpcc.data import Dataset, TensorSpec
 from lpcc.errors import DataError
-from lpcc.train.loop.feeding import Supply, read_ahead
+
+torch = pytest.importorskip("torch", reason="the training extra is not installed")
+
+from lpcc.train.loop.feeding import Supply, read_ahead  # noqa: E402
 
 F32 = np.dtype(np.float32)
 MUCH = 1 << 30

@@ -5,8 +5,11 @@ from itertools import pairwise
 
 import pytest
 
-from lpcc.train.loop.schedule import Schedule
 from lpcc.train.recipe import Recipe
+
+torch = pytest.importorskip("torch", reason="the training extra is not installed")
+
+from lpcc.train.loop.schedule import Schedule  # noqa: E402
 
 
 def test_warm_up_in_a_line_then_half_a_cosine_to_zero() -> None:

@@ -11,7 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 from lpcc.errors import ModelError
 from lpcc.graph import from_proto, to_proto
 from lpcc.testing.golden import read_model
-from lpcc.train.network.constants import constants, put, readers
+
+torch = pytest.importorskip("torch", reason="the training extra is not installed")
+
+from lpcc.train.network.constants import constants, put, readers  # noqa: E402
 
 TEXT = """
 <ir_version: 10, opset_import: ["": 17]>
