@@ -163,7 +163,7 @@ class TestOwnLoop:
 
     @pytest.fixture
     def module(self, tmp_path, monkeypatch):
-        (tmp_path / "mine.py").write_text(
+        (tmp_path / "own_loops.py").write_text(
             "import torch\n"
             "def train(student, teacher, data, recipe):\n"
             "    optimiser = torch.optim.SGD(student.parameters(), lr=0.0002)\n"
@@ -190,7 +190,11 @@ class TestOwnLoop:
 
     def test_trains(self, module, student, teacher):
         found = lpcc.retrain(
-            student, teacher=teacher, train={"x": images()}, trainer="mine:train", recipe=Recipe(epochs=4, batch=32)
+            student,
+            teacher=teacher,
+            train={"x": images()},
+            trainer="own_loops:train",
+            recipe=Recipe(epochs=4, batch=32),
         )
         assert found.learned.history is None
         assert distance(found.model, teacher, images(64, 5)) < 0.5 * distance(student, teacher, images(64, 5))
@@ -198,32 +202,32 @@ class TestOwnLoop:
     def test_harm_is_told(self, module, teacher):
         judged = {"x": images(64, 7), "labels": Session(teacher).run({"x": images(64, 7)})["y"].argmax(1)}
         given = {"train": {"x": images(64)}, "eval": judged}
-        found = lpcc.retrain(teacher, teacher=teacher, trainer="mine:worsen", **given)
+        found = lpcc.retrain(teacher, teacher=teacher, trainer="own_loops:worsen", **given)
         assert found.scores.is_worse
-        assert "note: worse than before: `mine:worsen` decides what is written" in found.lines()
+        assert "note: worse than before: `own_loops:worsen` decides what is written" in found.lines()
 
     @pytest.mark.parametrize(
         ("name", "message"),
         [
-            ("lose", r"mine:lose: returned a str, not the network"),
-            ("fail", r"mine:fail: raised RuntimeError: out of ideas"),
-            ("spoil", r"mine:spoil: left numbers in `\w+` that are not finite"),
-            ("none", r"mine:none: module `mine` has no `none`"),
-            ("", r"mine:: is no `module:function`"),
+            ("lose", r"own_loops:lose: returned a str, not the network"),
+            ("fail", r"own_loops:fail: raised RuntimeError: out of ideas"),
+            ("spoil", r"own_loops:spoil: left numbers in `\w+` that are not finite"),
+            ("none", r"own_loops:none: module `own_loops` has no `none`"),
+            ("", r"own_loops:: is no `module:function`"),
         ],
     )
     def test_mistakes(self, module, student, teacher, name, message):
         with pytest.raises(UsageError, match=message):
-            lpcc.retrain(student, teacher=teacher, train={"x": images(8)}, trainer=f"mine:{name}")
+            lpcc.retrain(student, teacher=teacher, train={"x": images(8)}, trainer=f"own_loops:{name}")
 
     @pytest.mark.parametrize("option", [{"loss": "kd"}, {"pairs": ("r",)}])
     def test_what_only_our_loop_heeds_is_refused(self, module, student, teacher, option):
-        with pytest.raises(UsageError, match="mine:train: a loop of your own has its own losses"):
-            lpcc.retrain(student, teacher=teacher, train={"x": images(8)}, trainer="mine:train", **option)
+        with pytest.raises(UsageError, match="own_loops:train: a loop of your own has its own losses"):
+            lpcc.retrain(student, teacher=teacher, train={"x": images(8)}, trainer="own_loops:train", **option)
 
     def test_it_is_not_resumed(self, module, student, teacher):
-        with pytest.raises(UsageError, match="mine:train: a loop of your own leaves no state to resume from"):
-            lpcc.retrain(student, teacher=teacher, train={"x": images(8)}, trainer="mine:train", resume=True)
+        with pytest.raises(UsageError, match="own_loops:train: a loop of your own leaves no state to resume from"):
+            lpcc.retrain(student, teacher=teacher, train={"x": images(8)}, trainer="own_loops:train", resume=True)
 
 
 def test_a_metric_without_images_to_judge_on(student, teacher):
