@@ -171,6 +171,6 @@ def test_an_int8_network_runs_the_same_graph_bit_for_bit(emulator: Emulator, zoo
         with emulator.machine(cpu) as machine:
             found = check(machine, done.model, [feeds])
         assert found.counts is not None
-        assert found.counts.classes["fp_mac"] == pytest.approx(first / 4, rel=0.01)  # four lanes; it stays in float
+        assert found.counts.classes["fp_mac"] < first / 100  # all convolutions are on integers
         assert found.kernels is not None
         assert found.kernels.worst_relative_error == 0
