@@ -136,7 +136,7 @@ def _check(network: Network, graph: gs.Graph, data: Dataset) -> None:
         if not difference.sqnr_db >= _LEAST_DB:
             raise PassError(
                 f"output `{name}` of the trained network is {difference.sqnr_db:.1f} dB from what was trained: "
-                "a bug of lpcc's; the network is left as it was"
+                "a bug of lpcc's; nothing was written"
             )
 
 

@@ -57,9 +57,7 @@ class Prices:
         if len(placement.units) != len(units) or not units:
             return []
         owners = _written(twin, placement, *self.scheme)
-        in_float = self._spent(
-            graph, {id(n): i for i, u in enumerate(units) for n in (u.node, u.tail) if n is not None}
-        )
+        in_float = self._spent(graph, _owners(units))
         on_integers = self._spent(twin, owners)
         choices = {i: Choice(in_float.get(i, 0.0), on_integers.get(i, 0.0)) for i in range(len(units))}
         wires = _wires(graph, units, shapes, self._conversion())

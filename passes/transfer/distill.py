@@ -32,8 +32,8 @@ class Distill(Recipe, Pass):
     A tenth of the images is held out. The epoch that does best on these is the result; where none does better than the
     network as it came, it stays as it came. The accuracy budget judges the result as that of any other pass.
 
-    Left alone, with the reason: a network that nothing trained on can improve, one with no pass before it that lost
-    anything (there is no teacher), one without weights that can be trained.
+    Left alone, with the reason: a network that no epoch made better, and one without a teacher, outside of
+    `lpcc.optimize`. One without weights that can be trained is an error.
     """
 
     name: ClassVar[str] = "distill"
