@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc.analysis.groups import ChannelGroups
+from lpcc.errors import UsageError
 from lpcc.pipeline import Context, Need
 
 Array = np.ndarray[Any, Any]
@@ -50,3 +52,32 @@ def normalised(scores: Array, found: ChannelGroups) -> Array:
         if len(known) and known.any():
             result[group.channels] = values / np.sqrt(np.mean(np.square(known)))
     return result
+
+
+def averaged(parts: Iterable[tuple[Array, Array]], found: ChannelGroups) -> Array:
+    """For each channel the mean of what several layers or tensors say of it, float64 (found.count,).
+
+    A part is a channel for each place (n,), and a number for each place (n,); where a channel has several places in one
+    it is their mean. Numbers that are not finite are left out; NaN for a channel of which there is none.
+    """
+    sums, counts = np.zeros(found.count), np.zeros(found.count)
+    for line, numbers in parts:
+        known = np.isfinite(numbers)
+        channels, inverse, places = np.unique(line[known], return_inverse=True, return_counts=True)
+        sums[channels] += np.bincount(inverse, numbers[known], len(channels)) / places
+        counts[channels] += 1
+    return np.divide(sums, counts, out=np.full(found.count, np.nan), where=counts > 0)
+
+
+def relative(numbers: Array) -> Array:
+    """Numbers of one layer or tensor in units of their mean, so that those of several can be averaged."""
+    known = numbers[np.isfinite(numbers)]
+    mean = float(known.mean()) if len(known) else 0.0
+    return numbers / mean if mean > 0 else numbers
+
+
+def said(scores: Array, found: ChannelGroups, otherwise: str) -> Array:
+    """The scores, if they say something of any channel that can be removed. Raises UsageError(otherwise) if not."""
+    if found.free.any() and not np.isfinite(scores[found.free]).any():
+        raise UsageError(otherwise)
+    return scores
