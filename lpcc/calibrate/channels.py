@@ -1,11 +1,11 @@
-"""What each channel of a tensor holds on images: extremes, mean and variance, exact, from one streaming run.
+"""What each channel of a tensor holds on images: extremes, mean, variance, zeros, exact, from one streaming run.
 
 The channels are reduced in the model, so that a few numbers leave the runtime for each image in place of feature maps.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -55,34 +55,76 @@ def measure_channels(
         ModelError: onnxruntime cannot run the model, or makes no tensor of such a name.
         DataError: a sample turns out to be wrong.
     """
+    totals: dict[str, _Total] = {}
+    for rows in _streamed(model, names, data, _reductions, _reduced, progress):
+        for name, (low, high, mean, square) in rows.items():
+            totals.setdefault(name, _Total()).add(low, high, mean, square)
+    described = {name: sums.finish() for name, sums in totals.items()}
+    return {name: channels for name, channels in described.items() if np.isfinite(channels.variance).all()}
+
+
+def nonzero_shares(
+    model: onnx.ModelProto,
+    names: Iterable[str],
+    data: Dataset,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> dict[str, Array]:
+    """Run `model` over `data` once; for each channel of the named tensors the share of numbers that are not zero.
+
+    Float64 (C,) by name; tensors are taken and left out as in `measure_channels`, but that NaN counts as a number.
+
+    Raises:
+        ModelError: onnxruntime cannot run the model, or makes no tensor of such a name.
+        DataError: a sample turns out to be wrong.
+    """
+    sums: dict[str, Array] = {}
+    images = 0
+    for rows in _streamed(model, names, data, _nonzero_reduction, _nonzero_reduced, progress):
+        for name, (shares,) in rows.items():
+            sums[name] = sums.get(name, 0.0) + shares.sum(axis=0, dtype=np.float64)
+        images += max((len(shares) for (shares,) in rows.values()), default=0)
+    return {name: total / images for name, total in sums.items()}
+
+
+def _streamed(
+    model: onnx.ModelProto,
+    names: Iterable[str],
+    data: Dataset,
+    add_nodes: Callable[[onnx.ModelProto, str], tuple[str, ...]],
+    reduced: Callable[[Array], tuple[Array, ...]],
+    progress: Callable[[int, int], None],
+) -> Iterator[dict[str, tuple[Array, ...]]]:
+    """For each batch, by name of a tensor, rows (N, C) of numbers to which its channels are reduced.
+
+    They are reduced in the model by nodes that `add_nodes` adds to it, naming what these make (N, C, 1, ...); inputs
+    and what has no more than two dimensions by `reduced`, which makes (N, C) of (N, C, ...).
+    """
     from lpcc.runtime import Session, with_outputs
 
     inputs = {info.name for info in model.graph.input}
     wanted = list(dict.fromkeys(names))
     values = glimpse(model, wanted, data)
     if not values:
-        return {}
+        return
     ranks = {name: value.ndim for name in wanted if _has_channels(value := values[name])}
     probed = with_outputs(model, ())  # a copy
-    outputs = {name: _reductions(probed, name) for name, rank in ranks.items() if rank >= 3 and name not in inputs}
+    outputs = {name: add_nodes(probed, name) for name, rank in ranks.items() if rank >= 3 and name not in inputs}
     whole = [name for name in ranks if name not in outputs and name not in inputs]
     asked = [output for parts in outputs.values() for output in parts] + whole
     session = Session(with_outputs(probed, asked))
-    totals = {name: _Total() for name in ranks}
     done, total = 0, len(data)
     size = sum(value.size for value in values.values() if isinstance(value, np.ndarray))
     values = {}
     for batch in data.batches(max(1, min(_BATCH, _BATCH_VALUES // max(1, size)))):
         found: Mapping[str, Array] = session.run(batch.feeds, asked)
-        for name, sums in totals.items():
-            if name in outputs:
-                sums.add(*(_rows(batch.valid(found[part])) for part in outputs[name]))
-            else:
-                sums.add(*_reduced(batch.valid(found[name] if name in found else batch.feeds[name])))
+        yield {
+            name: tuple(_rows(batch.valid(found[part])) for part in outputs[name])
+            if name in outputs
+            else reduced(batch.valid(found[name] if name in found else batch.feeds[name]))
+            for name in ranks
+        }
         done += batch.count
         progress(done, total)
-    described = {name: sums.finish() for name, sums in totals.items()}
-    return {name: channels for name, channels in described.items() if np.isfinite(channels.variance).all()}
 
 
 class _Total:
@@ -127,6 +169,26 @@ def _reductions(model: onnx.ModelProto, name: str) -> tuple[str, str, str, str]:
         ]
     )
     return low, high, mean, square
+
+
+def _nonzero_reduction(model: onnx.ModelProto, name: str) -> tuple[str]:
+    """Add nodes for the share of numbers in each channel of `name` that are not zero."""
+    from onnx import TensorProto, helper
+
+    is_nonzero, number, share = (f"{name}/channel_nonzero_{part}" for part in ("is", "number", "share"))
+    model.graph.node.extend(
+        [
+            helper.make_node("Cast", [name], [is_nonzero], to=TensorProto.BOOL),
+            helper.make_node("Cast", [is_nonzero], [number], to=TensorProto.FLOAT),
+            helper.make_node("GlobalAveragePool", [number], [share]),
+        ]
+    )
+    return (share,)
+
+
+def _nonzero_reduced(values: Array) -> tuple[Array]:
+    """The share of numbers that are not zero for each image and channel of (N, C, ...)."""
+    return ((values.reshape(*values.shape[:2], -1) != 0).mean(axis=2),)
 
 
 def _has_channels(value: object) -> bool:

@@ -66,7 +66,7 @@ def averaged(parts: Iterable[tuple[Array, Array]], found: ChannelGroups) -> Arra
         channels, inverse, places = np.unique(line[known], return_inverse=True, return_counts=True)
         sums[channels] += np.bincount(inverse, numbers[known], len(channels)) / places
         counts[channels] += 1
-    return np.divide(sums, counts, out=np.full(found.count, np.nan), where=counts > 0)
+    return np.asarray(np.divide(sums, counts, out=np.full(found.count, np.nan), where=counts > 0))
 
 
 def relative(numbers: Array) -> Array:

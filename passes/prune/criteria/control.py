@@ -26,6 +26,6 @@ class Random(Criterion):
     name: ClassVar[str] = "random"
     comparable: ClassVar[bool] = True
 
-    def scores(self, graph: gs.Graph, found: ChannelGroups, ctx: Context) -> Array:
+    def scores(self, graph: gs.Graph, found: ChannelGroups, ctx: Context) -> Array:  # noqa: ARG002
         """A score for each channel, float64 (found.count,)."""
         return ctx.rng("criterion random").random(found.count)

@@ -35,7 +35,7 @@ class L1(Criterion):
 
     name: ClassVar[str] = "l1"
 
-    def scores(self, graph: gs.Graph, found: ChannelGroups, ctx: Context) -> Array:
+    def scores(self, graph: gs.Graph, found: ChannelGroups, ctx: Context) -> Array:  # noqa: ARG002
         """A score for each channel, float64 (found.count,), in units of the average filter of its layers."""
         return _of_filters(graph, found, lambda filters: np.abs(filters).sum(axis=2))
 
@@ -51,7 +51,7 @@ class L2(Criterion):
 
     name: ClassVar[str] = "l2"
 
-    def scores(self, graph: gs.Graph, found: ChannelGroups, ctx: Context) -> Array:
+    def scores(self, graph: gs.Graph, found: ChannelGroups, ctx: Context) -> Array:  # noqa: ARG002
         """A score for each channel, float64 (found.count,), in units of the average filter of its layers."""
         return _of_filters(graph, found, lambda filters: np.sqrt(np.square(filters).sum(axis=2)))
 
@@ -70,7 +70,7 @@ class GeometricMedian(Criterion):
 
     name: ClassVar[str] = "geometric-median"
 
-    def scores(self, graph: gs.Graph, found: ChannelGroups, ctx: Context) -> Array:
+    def scores(self, graph: gs.Graph, found: ChannelGroups, ctx: Context) -> Array:  # noqa: ARG002
         """A score for each channel, float64 (found.count,), in units of the average of its layers."""
         return _of_filters(graph, found, lambda filters: np.stack([_distances(group) for group in filters]))
 
@@ -90,7 +90,7 @@ class BatchNormScale(Criterion):
     name: ClassVar[str] = "bn-scale"
     comparable: ClassVar[bool] = True
 
-    def scores(self, graph: gs.Graph, found: ChannelGroups, ctx: Context) -> Array:
+    def scores(self, graph: gs.Graph, found: ChannelGroups, ctx: Context) -> Array:  # noqa: ARG002
         """A score for each channel, float64 (found.count,)."""
         parts = []
         for node in graph.nodes:
@@ -140,6 +140,7 @@ def _distances(filters: Array) -> Array:
     """The sum of the distances of each filter (M, n) to the others, (M,); NaN for one that is alone."""
     if len(filters) < 2:
         return np.full(len(filters), np.nan)
+    filters = filters - filters.mean(axis=0)  # closer to zero, less is lost in what follows
     squares = np.square(filters).sum(axis=1)
     sums = []
     for start in range(0, len(filters), _BLOCK):
