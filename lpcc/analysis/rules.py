@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,6 +96,7 @@ def dtype_of(tensor: gs.Tensor) -> np.dtype:
         return np.dtype(np.float32)
 
 
+@cache
 def bits(dtype: np.dtype) -> int:
     """Bits per element, sub-byte formats packed."""
     small = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2}

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lpcc.cost.model import Cost as Cost
     from lpcc.cost.model import CostModel as CostModel
     from lpcc.cost.model import LayerCost as LayerCost
+    from lpcc.cost.model import Totals as Totals
     from lpcc.cost.table import KernelTable as KernelTable
 
 _HOME = {
@@ -19,6 +20,7 @@ _HOME = {
     "CostModel": "lpcc.cost.model",
     "KernelTable": "lpcc.cost.table",
     "LayerCost": "lpcc.cost.model",
+    "Totals": "lpcc.cost.model",
 }
 __all__ = [*_HOME]
 

@@ -1,0 +1,68 @@
+"""To which numbers of channels the kernels of a target want layers cut.
+
+onnxruntime on x86 computes float convolutions on blocks of 16 channels with AVX-512 and of 8 without: 40 channels take
+as long as 48, and a number that is no multiple of 4 leaves the blocked layout altogether and may take three times as
+long. Integer kernels and those of Arm fill registers with 4 to 16 channels in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from math import gcd, lcm
+from typing import Any, Final
+
+import numpy as np
+
+from lpcc.analysis.groups import ChannelGroups, Group
+from lpcc.cost.kinds import FORMATS
+from lpcc.target import Target
+
+Array = np.ndarray[Any, Any]
+
+_FINEST: Final = 4  # channels; less than that no kernel makes anything of
+
+
+def channel_multiple(target: Target, formats: Iterable[str] | None = None) -> int:
+    """The least number whose multiples suit the kernels of a target (`Compute.channel_multiple`), 1 if it states none.
+
+    `formats` are those that the network will run in; where not given: float32, and int8 if the target's own pipeline
+    quantises.
+    """
+    if formats is None:
+        quantised = target.int8 is not None and "quantize" in target.pipeline
+        formats = ("float32", "int8", target.int8.scheme) if target.int8 is not None and quantised else ("float32",)
+    stated = [target.compute[name].channel_multiple for name in FORMATS if name in formats and name in target.compute]
+    return lcm(*stated)
+
+
+def kept_counts(group: Group, multiple: int) -> tuple[int, ...]:
+    """How many channels of a group may be kept, ascending; the last is all of them.
+
+    Those are the multiples of `multiple`, or of a part of it where each channel stands at several places of every
+    tensor, as the i-th channels of a grouped convolution do. Tensors that several groups share, by concatenation or as
+    a stream that grows, then hold a multiple too, if what is pinned in them does. A group of no more than `multiple`
+    channels is halved by halves of it, down to multiples of 4; one of fewer than 8 stays as it is.
+    """
+    count = len(group)
+    if group.pinned is not None:
+        return (count,)
+    step = _step(group, multiple)
+    while step >= count and step % 2 == 0 and step > _FINEST:
+        step //= 2
+    return (*range(step, count, step), count)
+
+
+def off_multiple(found: ChannelGroups, removed: Array, multiple: int) -> Mapping[str, int]:
+    """What layers make that loses some of its channels to a number that suits no kernel: its name, and how many stay.
+
+    `removed` says which channels go, bool (found.count,).
+    """
+    left = {layer.output: int((~removed[layer.makes]).sum()) for layer in found.layers if layer.makes is not None}
+    whole = {layer.output: len(layer.makes) for layer in found.layers if layer.makes is not None}
+    return {name: count for name, count in left.items() if count < whole[name] and count % multiple}
+
+
+def _step(group: Group, multiple: int) -> int:
+    """The least number of channels that fills whole multiples of places along every axis."""
+    places = {member.places.shape[1] for member in (*group.weights, *group.tensors)}
+    return lcm(*(multiple // gcd(multiple, each) for each in places))
