@@ -25,6 +25,8 @@ class Propagated(Criterion):
         s_in  =  |W|^T s_out      from the outputs, of importance 1 each, back through every layer
         s_c   =  mean over the layers that make c of  s_out_c / (mean of s_out over the layer)
 
+    where s_out is that behind the batch norm of a layer, so that it is the same once `fold-bn` has folded that:
+
     Yu et al., NISP: Pruning networks using neuron importance score propagation (2018, arXiv 1711.05908), who rank the
     responses of the last layer but one by their data; here these have what the last layer's weights give them. |W| is
     summed over the positions of the kernel. Activations and poolings hand importance on (theorem 1 there: they do not
@@ -70,15 +72,18 @@ class _Propagation:
     def run(self) -> list[tuple[Array, Array]]:
         """For each layer the channels that it makes, and their importance in units of the mean."""
         parts = []
+        behind: dict[str, Array] = {}  # a batch norm, by what it alone reads
         for tensor in self._graph.outputs:
             self._add(tensor, self._held(tensor).astype(np.float64))
         for node in reversed(self._graph.nodes):
             importance = self._taken(node.outputs)
             if importance is None:
                 continue
+            if edit.op(node) == "BatchNormalization" and len(node.inputs[0].outputs) == 1:
+                behind[node.inputs[0].name] = importance
             layer = self._layers.get(node.outputs[0].name)
             if layer is not None and layer.makes is not None:
-                made = importance[layer.makes]
+                made = behind.pop(layer.output, importance)[layer.makes]
                 if made.any():
                     parts.append((layer.makes, relative(made)))
             if not self._through_weights(node, layer, importance):

@@ -30,6 +30,10 @@ class L1(Criterion):
     several layers, of which none decides alone because its weights are large. Needs nothing but weights that are
     constants of a float type; NaN where no such layer makes a channel, as behind DequantizeLinear.
 
+    It is meant for weights before their batch norms are folded, as `exact` does: a folded filter is also large where
+    what it found varied little. On the blocks of ResNet-20 the highest quarter of a layer costs 3.4 times what the
+    lowest does before, and 1.6 times after. So it is with `L2` and `GeometricMedian`.
+
     Raises UsageError where that is so of all that could be removed.
     """
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from onnx import parser
 
-from lpcc.calibrate.channels import image_means, measure_channels
+from lpcc.calibrate.channels import image_means, measure_channels, nonzero_shares
 from lpcc.calibrate.holdout import used_and_apart
 from lpcc.data import Dataset
 from lpcc.errors import ModelError
@@ -39,6 +39,16 @@ def test_numbers_that_are_not_finite_leave_a_tensor_out():
     model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
     g (float[N,3,7,5] x) => (float[N,3,7,5] l, float[N,3,7,5] s) { l = Log(x) s = Sin(x) }""")
     assert set(measure_channels(model, ["l", "s"], Dataset.from_arrays({"x": _X}))) == {"s"}
+
+
+def test_shares_of_numbers_that_are_not_zero():
+    model = parser.parse_model("""<ir_version: 8, opset_import: ["": 17]>
+    g (float[N,3,7,5] x) => (float[N,3,7,5] r, float[N,3] f) { r = Relu(x) m = GlobalMaxPool(r) f = Flatten(m) }""")
+    x = _X - np.float32([[[[0]], [[9]], [[1]]]])
+    found = nonzero_shares(model, ["x", "r", "f"], Dataset.from_arrays({"x": x}))
+    np.testing.assert_allclose(found["x"], [1, 1, 1])
+    np.testing.assert_allclose(found["r"], (x > 0).mean(axis=(0, 2, 3)), rtol=1e-6)
+    np.testing.assert_allclose(found["f"], (x > 0).any(axis=(2, 3)).mean(axis=0), rtol=1e-6)
 
 
 def test_a_name_that_nothing_makes_is_refused():
