@@ -8,8 +8,10 @@ One walk over the graph does that for all runtimes; ``lpcc.analysis.runtimes`` h
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property, partial
+from itertools import chain
 from math import prod
 
 import onnx_graphsurgeon as gs
@@ -24,7 +26,7 @@ from lpcc.analysis.packed import stored_constants
 from lpcc.analysis.runtimes import Facts, Runtime, runtime_of
 from lpcc.analysis.shapes import Shapes, bind, constant_of
 
-__all__ = ["Kernel", "Operand", "kernels"]
+__all__ = ["Kernel", "Operand", "Resizable", "kernels"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,11 +74,46 @@ def kernels(
     processor, as a target names them (``aarch64``, ``x86``). A nested graph's kernels, counted once, stand before the
     kernel of the node that holds it.
     """
-    shapes = shapes or bind(graph)
-    how = runtime_of(runtime, isa)
-    walk = _Walk(graph, shapes, how, Integers(how.integer_rules()), rules.folded(graph))
-    walk.run(graph)
-    return tuple(how.finish(walk.kernels, graph, walk.facts))
+    return Resizable(graph, shapes or bind(graph), runtime, isa).kernels()
+
+
+class Resizable:
+    """The kernels of a graph whose tensors change their sizes, and nothing else of it changes.
+
+    Which nodes run together is found once. Its owner changes the sizes, in the graph and in `shapes`.
+    """
+
+    def __init__(self, graph: gs.Graph, shapes: Shapes, runtime: str = "onnxruntime", isa: Iterable[str] = ()) -> None:
+        self._graph = graph
+        self._runtime = runtime_of(runtime, isa)
+        walk = _Walk(graph, shapes, self._runtime, Integers(self._runtime.integer_rules()), rules.folded(graph))
+        walk.run(graph)
+        self._facts = walk.facts
+        self._kernels = walk.kernels
+        self._again = walk.again
+
+    def kernels(self, resized: Iterable[gs.Tensor] = ()) -> tuple[Kernel, ...]:
+        """The kernels after these tensors have got other sizes, since the last call."""
+        places = {place for tensor in resized for place in self._touching.get(id(tensor), ())}
+        for place in places:
+            measure = self._again.pop(id(self._kernels[place]))
+            self._kernels[place] = measure()
+            self._again[id(self._kernels[place])] = measure
+        return tuple(self._runtime.finish(self._kernels, self._graph, self._facts))
+
+    @cached_property
+    def _touching(self) -> dict[int, set[int]]:
+        """By id of a tensor: which kernels read or make it."""
+        found: dict[int, set[int]] = {}
+        for place, kernel in enumerate(self._kernels):
+            held = [operand.tensor for operand in (*kernel.inputs, *kernel.outputs)]
+            for tensor in chain(held, *(chain(node.inputs, node.outputs) for node in kernel.nodes)):
+                found.setdefault(id(tensor), set()).add(place)
+        return found
+
+
+_Known = tuple[str, str, str, gs.Node, tuple[gs.Node, ...], list[Held], list[Held]]
+"""What of a kernel no size changes: operator, formats, its main node, all its nodes, what it reads and writes."""
 
 
 class _Walk:
@@ -92,6 +129,8 @@ class _Walk:
         self.inner = inner
         self.facts = Facts(shapes, folded, {id(tensor) for tensor in graph.outputs}, integers)
         self.kernels: list[Kernel] = []
+        self.again: dict[int, Callable[[], Kernel]] = {}
+        """By the id of a kernel: a function that makes it anew, of the sizes as they are then."""
         self._waiting: dict[int, Kernel] = {}  # by the last node that they take in
 
     def run(self, graph: gs.Graph) -> None:
@@ -115,6 +154,7 @@ class _Walk:
             walk = _Walk(body, self.shapes, self.runtime, self.integers, self.folded, self.inner + 1)
             walk.run(body)
             self.kernels += walk.kernels
+            self.again |= walk.again
         if op in rules.DEQUANTIZE and self.integers.note_dequantize(node, self.folded):
             return
         if op in rules.QUANTIZE and self.integers.free_quantize(node):
@@ -147,9 +187,9 @@ class _Walk:
 
     def _float(self, node: gs.Node, op: str) -> None:
         """A kernel on tensors as the graph has them, after the conversions that it needs."""
-        chain = self.runtime.chain(node, op, self.facts)
-        nodes = self._ending(chain)
-        node, op = self.runtime.lead(chain), self.runtime.name(chain)
+        together = self.runtime.chain(node, op, self.facts)
+        nodes = self._ending(together)
+        node, op = self.runtime.lead(together), self.runtime.name(together)
         own = {id(tensor) for member in nodes for tensor in member.outputs}
         read: list[Held] = []
         for member in nodes:
@@ -181,8 +221,7 @@ class _Walk:
             results = [t for member in nodes for t in member.outputs if t.name]
         written = [Held(tensor, rules.dtype_of(tensor)) for tensor in results]
         dtype, scheme = self.runtime.number_format(node, op, self.facts)
-        kind = self.runtime.kind(node, op, self.facts)
-        self._wait(nodes, self._kernel(op, kind, dtype, scheme, node, (*nodes, *taken), read, written))
+        self._wait(nodes, self._kernel(op, dtype, scheme, node, (*nodes, *taken), read, written))
 
     def _returned(self, node: gs.Node) -> list[Held]:
         """What the nested graphs of a node return, and so hold until it has run."""
@@ -192,9 +231,8 @@ class _Walk:
     def _integer(self, group: Group) -> None:
         node, op = group.nodes[0], group.op
         members = (*group.nodes, *self.integers.weights_of(group.nodes))
-        kind = self.runtime.kind(node, op, self.facts)
         self._wait(
-            group.nodes, self._kernel(op, kind, group.format, group.scheme, node, members, group.inputs, group.outputs)
+            group.nodes, self._kernel(op, group.format, group.scheme, node, members, group.inputs, group.outputs)
         )
 
     def _convert(self, tensor: gs.Tensor, held: Held) -> None:
@@ -204,17 +242,21 @@ class _Walk:
         self.kernels.append(self._dequantize(node, [held], result))
 
     def _dequantize(self, node: gs.Node, read: list[Held], result: Held) -> Kernel:
-        return self._kernel("DequantizeLinear", "dequantize", "int8", "int8", node, (node,), read, [result])
+        return self._kernel("DequantizeLinear", "int8", "int8", node, (node,), read, [result])
 
     def _wait(self, nodes: tuple[gs.Node, ...], kernel: Kernel) -> None:
         """A kernel runs where the last of its nodes stands: only there all that it reads has been made."""
         self.facts.done.update(id(node) for node in nodes)
         self._waiting[id(nodes[-1])] = kernel
 
-    def _kernel(
+    def _kernel(self, *known: *_Known) -> Kernel:
+        kernel = self._measured(*known)
+        self.again[id(kernel)] = partial(self._measured, *known)
+        return kernel
+
+    def _measured(
         self,
         op: str,
-        kind: str,
         dtype: str,
         scheme: str,
         node: gs.Node,
@@ -226,7 +268,7 @@ class _Walk:
         weights = {id(t): t for member in members for t in member.inputs if self._is_weight(t)}
         return Kernel(
             op=op,
-            kind=kind,
+            kind=self.runtime.kind(node, op, self.facts),
             dtype=dtype,
             scheme=scheme,
             node=node,

@@ -192,7 +192,17 @@ def weight_bytes(graph: gs.Graph) -> int:
 
     What is computed from constants alone counts by its result, as that is what stays in memory.
     """
-    return _bytes(graph, lambda node: node.inputs)
+    return bytes_of(resident(graph))
+
+
+def resident(graph: gs.Graph) -> list[gs.Tensor]:
+    """The tensors that `weight_bytes` counts."""
+    return _distinct(graph, lambda node: node.inputs)
+
+
+def bytes_of(tensors: Iterable[gs.Tensor]) -> int:
+    """Bytes of tensors whose sizes are known."""
+    return sum(-(-prod(tensor.shape) * bits(tensor) // 8) for tensor in tensors)
 
 
 def stored_bytes(graph: gs.Graph) -> int:
@@ -200,13 +210,13 @@ def stored_bytes(graph: gs.Graph) -> int:
 
     Runtimes store these in forms of their own.
     """
-    return _bytes(graph, _stored)
+    return bytes_of(_distinct(graph, _stored))
 
 
 def constant_bytes(graph: gs.Graph) -> int:
     """Bytes of all constants that the nodes of a graph and of the graphs nested in it read, packed as in the file."""
     distinct = {id(t): t for node in edit.nodes(graph) for t in map(constant_of, node.inputs) if t is not None}
-    return sum(-(-prod(tensor.shape) * bits(tensor) // 8) for tensor in distinct.values())
+    return bytes_of(distinct.values())
 
 
 def _stored(node: gs.Node) -> Iterable[gs.Tensor]:
@@ -218,16 +228,17 @@ def _stored(node: gs.Node) -> Iterable[gs.Tensor]:
     return packed or node.inputs[:1]
 
 
-def _bytes(graph: gs.Graph, read: Callable[[gs.Node], Iterable[gs.Tensor]]) -> int:
+def _distinct(graph: gs.Graph, read: Callable[[gs.Node], Iterable[gs.Tensor]]) -> list[gs.Tensor]:
+    """The constants that nodes read as they run, and what is computed from constants alone, each once."""
     folded = rules.folded(graph)
-    distinct: dict[int, int] = {}
+    distinct: dict[int, gs.Tensor] = {}
     for node in edit.nodes(graph):
         if rules.folds(node, edit.op(node), folded):
             continue
         for tensor in read(node):
             constant = constant_of(tensor)
             if constant is not None:
-                distinct[id(constant)] = -(-prod(constant.shape) * bits(constant) // 8)
+                distinct[id(constant)] = constant
             elif id(tensor) in folded and all(isinstance(dim, int) for dim in tensor.shape or [None]):
-                distinct[id(tensor)] = -(-prod(tensor.shape) * bits(tensor) // 8)
-    return sum(distinct.values())
+                distinct[id(tensor)] = tensor
+    return list(distinct.values())

@@ -102,11 +102,9 @@ class CostModel:
 
     target: Target
 
-    def totals(self, graph: gs.Graph, shapes: Shapes | None = None) -> Totals:
-        """What `estimate` says of all layers together, in half its time: for those who ask often."""
-        steps = self.kernels(graph, shapes or bind(graph))
-        resident = weight_bytes(graph)
-        network = Network(steps, resident)
+    def totals(self, steps: Sequence[Kernel], resident: int) -> Totals:
+        """What `estimate` says of all layers together, of `kernels` and of the `weight_bytes` of a graph."""
+        network = Network(tuple(steps), resident)
         prices = [(step, self.target.machine.price(step, network, self.target)) for step in steps]
         fixed_ms = self.target.overhead_us.inference / 1e3
         return Totals(

@@ -21,7 +21,7 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, reduce
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -83,7 +83,12 @@ class Term:
 
     def __call__(self, kernel: Kernel) -> float:
         """Value of the term for a kernel."""
-        return reduce(operator.mul, (factor(kernel) for factor in self.factors))
+        value = 1.0
+        for factor in self.factors:
+            value *= factor(kernel)
+            if not value:  # a condition that does not hold: the rest need not be looked at
+                break
+        return value
 
     def __str__(self) -> str:
         return self.text

@@ -10,6 +10,8 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.groups import ChannelGroups
+from lpcc.analysis.kernels import Kernel, Resizable
+from lpcc.analysis.macs import bytes_of, resident, weight_bytes
 from lpcc.analysis.shapes import Shapes, bind
 from lpcc.analysis.types import annotate
 from lpcc.cost import CostModel, Totals
@@ -26,6 +28,8 @@ _SAID: Final = {"Reshape": 1, "Expand": 1, "Resize": 3, "Pad": 1}
 
 _REBUILT: Final = frozenset(["Constant", "ConstantOfShape", "Gather", "Shape"])
 """Operators that do not stay as they are where a tensor that they read or make shrinks."""
+
+_MOST_AXES: Final = 8
 
 _WINDOWS: Final = frozenset(["Conv", "MaxPool", "AveragePool"])
 
@@ -50,7 +54,7 @@ class Prices:
         self.is_quick: bool = isinstance(target.machine, Processor | RowStationary) and _keeps_form(graph, found)
         """Whether a question only changes sizes."""
         if self.is_quick:
-            self._sized = _Sized(graph, found, places, self._full)
+            self._sized = _Sized(graph, found, target, places, self._full)
 
     def price(self, removed: Array) -> Totals:
         """Cost of one inference without the channels that `removed`, bool (found.count,), says.
@@ -74,24 +78,27 @@ class Prices:
             trial = clone(self._graph)
             remove(trial, self._found, np.flatnonzero(removed))
             annotate(trial)
-            self._known[key] = self._model.totals(trial)
+            self._known[key] = self._model.totals(self._model.kernels(trial, bind(trial)), weight_bytes(trial))
         return self._known[key]
 
 
 class _Sized:
-    """A copy of a graph that has sizes and no weights."""
+    """A copy of a graph that has sizes and no weights, and its kernels."""
 
-    def __init__(self, graph: gs.Graph, found: ChannelGroups, places: dict[tuple[str, int], int], full: Array) -> None:
+    def __init__(
+        self, graph: gs.Graph, found: ChannelGroups, target: Target, places: dict[tuple[str, int], int], full: Array
+    ) -> None:
         self._graph = clone(graph)
-        self._shapes = dict(bind(self._graph).found)
+        self._target = target
+        self._sizes = dict(bind(self._graph).found)
+        self._shapes = Shapes(self._sizes)
         self._counts = full
         self._axes: dict[int, list[tuple[int, int]]] = {}  # by id of a tensor: its axes, each with its line
         self._holders: list[list[gs.Tensor]] = [[] for _ in full]  # by line
-        self._depthwise: list[tuple[gs.Node, int]] = []
         self._fill: dict[int, Array] = {}  # by id of a constant: a number that stands for its values
         alike: dict[object, int] = {}
         for tensor in _tensors(self._graph):
-            axes = [(at, places[tensor.name, at]) for at in range(8) if (tensor.name, at) in places]
+            axes = [(axis, places[tensor.name, axis]) for axis in range(_MOST_AXES) if (tensor.name, axis) in places]
             if not axes:
                 continue
             self._axes[id(tensor)] = axes
@@ -101,13 +108,15 @@ class _Sized:
                 number = alike.setdefault((str(tensor.dtype), tuple(tensor.shape), tensor.values.tobytes()), len(alike))
                 self._fill[id(tensor)] = np.asarray(number + 0.5).astype(tensor.dtype)
                 tensor.values = np.broadcast_to(self._fill[id(tensor)], tensor.shape)
-        for node in self._graph.nodes:
-            line = _depthwise(node, found, places) if edit.op(node) in ("Conv", "ConvTranspose") else None
-            if line is not None:
-                self._depthwise.append((node, line))
+        convs = [node for node in self._graph.nodes if edit.op(node) in ("Conv", "ConvTranspose")]
+        lines = [(node, _depthwise(node, found, places)) for node in convs]
+        self._depthwise = [(node, line) for node, line in lines if line is not None]
+        self._resident = resident(self._graph)
+        self._kernels = self._found_anew()
+        self._resized: dict[int, gs.Tensor] = {}  # since the last question
 
-    def to(self, counts: Array) -> tuple[gs.Graph, Shapes]:
-        """The graph with as many places along each line, and the shapes of its tensors."""
+    def to(self, counts: Array) -> tuple[tuple[Kernel, ...], int]:
+        """The kernels with as many places along each line, and the bytes of the weights."""
         changed = {id(t): t for line in np.flatnonzero(counts != self._counts) for t in self._holders[line]}
         sizes = counts.tolist()
         for key, tensor in changed.items():
@@ -117,12 +126,19 @@ class _Sized:
                 continue
             if tensor.shape is not None:
                 tensor.shape = _resized(tensor.shape, axes, sizes)
-            if key in self._shapes:
-                self._shapes[key] = tuple(_resized(self._shapes[key], axes, sizes))
+            if key in self._sizes:
+                self._sizes[key] = tuple(_resized(self._sizes[key], axes, sizes))
         for node, line in self._depthwise:
             node.attrs["group"] = sizes[line]
         self._counts = counts
-        return self._graph, Shapes(self._shapes)
+        self._resized |= changed
+        if counts.size and counts.min() == 1:  # broadcasts, is as a scalar: may be another kernel, or none
+            return self._found_anew().kernels(), bytes_of(self._resident)
+        resized, self._resized = self._resized, {}
+        return self._kernels.kernels(resized.values()), bytes_of(self._resident)
+
+    def _found_anew(self) -> Resizable:
+        return Resizable(self._graph, self._shapes, self._target.runtime, self._target.isa)
 
 
 def _resized(shape: Sequence[Any], axes: Iterable[tuple[int, int]], sizes: Sequence[int]) -> list[Any]:

@@ -83,7 +83,7 @@ class _Blocks:
                 if maker is not None:
                     operand = next(o for o in maker.outputs if o.tensor is tensor)
                     self._out.append(_reorder(maker, operand, self._shapes, "ReorderOutput"))
-        found = [replace(k, blocked=id(k) in self.blocked) for k in self._out if k is not None]
+        found = [replace(k, blocked=True) if id(k) in self.blocked else k for k in self._out if k is not None]
         self.blocked = {id(kernel) for kernel in found if kernel.blocked}
         return found
 
