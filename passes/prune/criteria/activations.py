@@ -60,9 +60,9 @@ class Energy(Criterion):
 
         s_c  =  mean over the tensors X that layers read of  var(X_c) / (mean of var over the channels of X)
 
-    Polyak and Wolf, Channel-level acceleration of deep face representations (IEEE Access, 2015), rank channels by
-    variance, not by their mean square: what is constant goes into the bias of the next layer. It is measured where
-    layers read the channel, behind its activation, of tensors that differ in scale in units of their mean. Needs
+    Polyak and Wolf, Channel-level acceleration of deep face representations (IEEE Access 3, 2015), eliminate channels
+    that are little active. It is the variance here, not the mean square: what is constant, biases can say. It is
+    measured where layers read the channel, behind its activation; tensors differ in scale, so in units of theirs. Needs
     calibration images, of which it takes up to 256, and float32 tensors; NaN for channels that no layer sums over.
 
     Raises UsageError without images, and where no tensor can be measured.

@@ -25,13 +25,13 @@ class Propagated(Criterion):
         s_in  =  |W|^T s_out      from the outputs, of importance 1 each, back through every layer
         s_c   =  mean over the layers that make c of  s_out_c / (mean of s_out over the layer)
 
-    where s_out is that behind the batch norm of a layer, so that it is the same once `fold-bn` has folded that:
+    where s_out is that behind the batch norm of a layer, so that it is the same once `fold-bn` has folded that.
 
     Yu et al., NISP: Pruning networks using neuron importance score propagation (2018, arXiv 1711.05908), who rank the
     responses of the last layer but one by their data; here these have what the last layer's weights give them. |W| is
-    summed over the positions of the kernel. Activations and poolings hand importance on (theorem 1 there: they do not
-    stretch), a batch norm ``|gamma| / sqrt(var + eps)`` of it; what several layers read, as a residual stream, gathers
-    it from all of them. A depthwise convolution scales it channel by channel.
+    summed over the positions of the kernel. Activations and poolings hand all importance on, as most stretch nothing,
+    a batch norm ``|gamma| / sqrt(var + eps)`` of it; what several layers read, as a residual stream, gathers it
+    from all of them. A depthwise convolution scales it channel by channel.
 
     Where weights are not float constants (behind DequantizeLinear, products of two activations), and where an operator
     mixes channels otherwise, all that is read is of equal importance. NaN for channels that no layer makes, or that
