@@ -239,10 +239,10 @@ class _Signs:
         self._count = count
 
     def of(self, divergence: Divergence, outputs: Mapping[str, Array], image: int) -> list[dict[str, Array]]:
-        """Directions ``A e`` of the outputs of an image; all there are, where these are no more than were to be drawn."""
+        """Directions ``A e`` of the outputs of an image: drawn, or all there are where these are no more."""
         sizes = {name: outputs[name].size for name in divergence.outputs}
         total = sum(sizes.values())
-        if total <= self._count:
+        if 0 < total <= self._count:
             drawn = np.sqrt(total) * np.eye(total)  # a mean over them is a sum over unit vectors
         else:
             rng = self._ctx.rng(f"{self._name}: image {image}")
