@@ -11,7 +11,8 @@ _WEIGHTS = ("weight_bytes", "[weight_bytes>200000]*weight_bytes", "[weight_bytes
 
 _FLOAT: Mapping[str, tuple[str, ...]] = {
     # Blocks of 16 channels, up to 4 of them and 6 pixels at once, pixels at the borders one by one; another loop where
-    # there are few input channels; and a plain matrix product where channels cannot be blocked.
+    # there are few input channels; and a plain matrix product where channels cannot be blocked. A Relu costs nothing,
+    # other activations go over the result once more.
     "conv": (
         "[blocked=1]*ceil(cout/16)*depth*rows",
         "[blocked=1]*ceil(cout/64)*depth*oh*ceil(ow/6)",
@@ -20,6 +21,7 @@ _FLOAT: Mapping[str, tuple[str, ...]] = {
         "[blocked=1&cin<16]*ceil(cout/16)*depth*rows",
         "[blocked=1&cin<16]*ceil(cout/64)*depth*rows",
         "[blocked=1]*ceil(cout/64)*oh*kh",
+        "[blocked=1]*has(Clip)*ceil(cout/16)*rows",
         "has(Sigmoid)*ceil(cout/16)*rows",
         "has(HardSwish)*ceil(cout/16)*rows",
         "[depth>3000]*oh*weight_bytes",
@@ -36,6 +38,7 @@ _FLOAT: Mapping[str, tuple[str, ...]] = {
         "[blocked=1]*ceil(cout/64)*rows",
         "[blocked=1]*ceil(cout/64)*ceil(cin/128)*rows",
         "[sw>1]*ceil(cout/64)*depth*rows",
+        "[blocked=1]*has(Clip)*ceil(cout/16)*rows",
         "has(Sigmoid)*ceil(cout/16)*rows",
         "has(HardSwish)*ceil(cout/16)*rows",
         "[blocked=0]*macs",
@@ -51,6 +54,9 @@ _FLOAT: Mapping[str, tuple[str, ...]] = {
         "[blocked=1]*ceil(groups/16)*rows",
         "[blocked=1&sw>1]*ceil(groups/16)*taps*rows",
         "[blocked=1&dw>1]*ceil(groups/16)*taps*rows",
+        "[blocked=1]*has(Clip)*ceil(groups/16)*rows",
+        "[blocked=1]*has(HardSwish)*ceil(groups/16)*rows",
+        "[blocked=1]*has(Sigmoid)*ceil(groups/16)*rows",
         "[blocked=0]*macs",
         "[blocked=0&sw>1]*macs",
         "[blocked=0&taps>9]*macs",

@@ -107,7 +107,8 @@ def _depthwise(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
         return (net.conv(x, channels, 3, stride=2, groups=channels),)
     x = net.conv(x, channels, int(rng.choice([3, 3, 5, 7, 9], p=[0.35, 0.3, 0.25, 0.05, 0.05])), groups=channels)
     dilation = int(rng.choice([1, 1, 1, 2]))
-    return (net.conv(x, channels, 3, stride=int(rng.choice([1, 2])), groups=channels, dilation=dilation),)
+    stride, act = int(rng.choice([1, 2])), str(rng.choice(["Relu", "Clip"]))
+    return (net.conv(x, channels, 3, stride=stride, groups=channels, dilation=dilation, act=act),)
 
 
 def _unblocked(net: Net, rng: np.random.Generator) -> tuple[str, ...]:
