@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import islice
@@ -50,6 +51,9 @@ class Derivatives(Criterion):
     differences in onnxruntime, gates at ``1 +- 0.005``, in two runs for each channel and image: for 400 channels that
     takes a hundred times as long. Both give the same but for rounding, and for kinks of ReLUs between the two gates.
 
+    Numbers that are rounded in the network are taken for smooth by torch, and are steps for differences, larger than
+    those of the gates: networks are scored before they are quantised.
+
     As many images are used as keep the whole below 4e11 multiply-accumulates, at most 1024, and one at least: without
     torch, large networks take minutes for each, and one image says little.
 
@@ -71,33 +75,27 @@ class Derivatives(Criterion):
         """
         if ctx.calibration is None or not len(ctx.calibration):
             raise UsageError(f"criterion `{self.name}` needs images: give calibration data")
-        network = gated(graph, found)
-        work = Work.of(graph, ctx.calibration)
-        ways: list[Callable[..., Iterator[Array]]] = [backward] if find_spec("torch") is not None else []
-        for way in (*ways, differences):
-            total, images = np.zeros(found.count), 0
-            try:
-                count = work.images(self._runs(found, backwards=way is backward))
-                data = ctx.calibration.head(count)
-                subject = Subject.of(graph, network, data, work)
-                signs = _Signs(ctx, self.name, self.directions)
-                for rows in way(subject, data, signs):
-                    total += self.of(rows)
-                    images += 1
-                    ctx.progress(f"score channels by {self.name}", images, count)
-            except ModelError:
-                if way is differences:
-                    raise
-                continue
-            if np.isfinite(total).all() or way is differences:
-                break
-        result = total / max(1, images)
-        result[~network.known] = np.nan
-        return result
+        data, network, work = ctx.calibration, gated(graph, found), Work.of(graph, ctx.calibration)
 
-    def _runs(self, found: ChannelGroups, *, backwards: bool) -> int:
-        """About how many times an image goes through the network."""
-        return 2 + 2 * self.directions if backwards else 2 * int(found.free.sum()) + 2
+        def subject(runs: int) -> Subject:
+            return Subject.of(graph, network, data.head(work.images(runs)), work)
+
+        result = None
+        if find_spec("torch") is not None:
+            with suppress(ModelError):
+                result = self._mean(backward, subject(2 + 2 * self.directions), ctx)
+        if result is None or not np.isfinite(result).all():
+            result = self._mean(differences, subject(2 + 2 * int(network.known.sum())), ctx)
+        return np.where(network.known & np.isfinite(result), result, np.nan)
+
+    def _mean(self, way: Callable[[Subject, _Signs], Iterator[Array]], subject: Subject, ctx: Context) -> Array:
+        """Mean over the images of what each says, (count,)."""
+        total, images = np.zeros(subject.network.count), 0
+        for derivatives in way(subject, _Signs(ctx, self.name, self.directions)):
+            total += self.of(derivatives)
+            images += 1
+            ctx.progress(f"score channels by {self.name}", images, len(subject.data))
+        return total / max(1, images)
 
     @abstractmethod
     def of(self, derivatives: Array) -> Array:
@@ -183,9 +181,10 @@ class Work:
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """A gated network, what of its outputs counts, and how it takes images."""
+    """A gated network, what of its outputs counts, images, and how it takes them."""
 
     network: Gated
+    data: Dataset
     session: GatedSession
     divergence: Divergence
     batch: int
@@ -211,7 +210,7 @@ class Subject:
                 count = images.count if separates else 1
                 yield {name: images.valid(output) for name, output in found.items()}, count
 
-        return cls(network, session, divergence_of(classes, others, outputs()), size, separates)
+        return cls(network, data, session, divergence_of(classes, others, outputs()), size, separates)
 
     def images(self, batch: Batch) -> int:
         """How many images of a batch have derivatives of their own."""
@@ -258,7 +257,7 @@ class _Signs:
         ]
 
 
-def backward(subject: Subject, data: Dataset, signs: _Signs) -> Iterator[Array]:
+def backward(subject: Subject, signs: _Signs) -> Iterator[Array]:
     """The derivatives (directions, count) of each image, by torch.
 
     Raises:
@@ -274,7 +273,7 @@ def backward(subject: Subject, data: Dataset, signs: _Signs) -> Iterator[Array]:
     network = Network(subject.network.graph, outputs=names)
     network.requires_grad_(False)
     image = 0
-    for batch in data.batches(subject.batch):
+    for batch in subject.data.batches(subject.batch):
         rows = batch.rows if subject.separates else 1
         gates = torch.ones((rows, subject.network.count), requires_grad=True)
         feeds = {name: tensor_of(array) for name, array in batch.feeds.items()}
@@ -284,24 +283,26 @@ def backward(subject: Subject, data: Dataset, signs: _Signs) -> Iterator[Array]:
         drawn = [signs.of(subject.divergence, subject.of_image(values, at), image + at) for at in range(count)]
         image += count
         result = np.zeros((count, len(drawn[0]), subject.network.count))
-        for at in range(len(drawn[0])):
+        reached = [name for name in names if found[name].requires_grad]
+        for at in range(len(drawn[0]) if reached else 0):
             towards = []
-            for name in names:
+            for name in reached:
                 given = np.zeros(values[name].shape)
                 if subject.separates:  # zeros stay for the rows that fill up a fixed batch
                     given[:count] = np.concatenate([directions[at][name] for directions in drawn])
                 else:
                     given[...] = drawn[0][at][name]
                 towards.append(torch.from_numpy(given).to(found[name].dtype))
-            outputs = [found[name] for name in names]
-            last = at == len(drawn[0]) - 1
-            (gradient,) = torch.autograd.grad(outputs, gates, towards, retain_graph=not last, allow_unused=True)
-            if gradient is not None:
-                result[:, at] = gradient[:count].to(torch.float64).numpy()
+            outputs, keep = [found[name] for name in reached], at < len(drawn[0]) - 1
+            try:
+                (gradient,) = torch.autograd.grad(outputs, gates, towards, retain_graph=keep)
+            except NotImplementedError as error:
+                raise ModelError(f"torch has no gradient: {' '.join(str(error).split())[:200]}") from None
+            result[:, at] = gradient[:count].to(torch.float64).numpy()
         yield from result
 
 
-def differences(subject: Subject, data: Dataset, signs: _Signs) -> Iterator[Array]:
+def differences(subject: Subject, signs: _Signs) -> Iterator[Array]:
     """The derivatives (directions, count) of each image, by central differences.
 
     Raises:
@@ -309,7 +310,7 @@ def differences(subject: Subject, data: Dataset, signs: _Signs) -> Iterator[Arra
         ModelError: onnxruntime cannot run the network.
     """
     image = 0
-    for batch in data.batches(subject.batch):
+    for batch in subject.data.batches(subject.batch):
         values = subject.session.run(batch.feeds)
         for at in range(subject.images(batch)):
             drawn = signs.of(subject.divergence, subject.of_image(values, at), image)
