@@ -39,9 +39,9 @@ def kept_counts(group: Group, multiple: int) -> tuple[int, ...]:
     """How many channels of a group may be kept, ascending; the last is all of them.
 
     Those are the multiples of `multiple`, or of a part of it where each channel stands at several places of every
-    tensor, as the i-th channels of a grouped convolution do. Tensors that several groups share, by concatenation or as
-    a stream that grows, then hold a multiple too, if what is pinned in them does. A group of no more than `multiple`
-    channels is halved by halves of it, down to multiples of 4; one of fewer than 8 stays as it is.
+    tensor. Tensors that several groups share, by concatenation or as a stream that grows, then hold a multiple too, if
+    what is pinned in them does. A group of no more than `multiple` channels may go down to a half of that, a quarter
+    and so on, the largest that is less than the group and no less than 4; whether it gains anything the price says.
     """
     count = len(group)
     if group.pinned is not None:

@@ -22,6 +22,8 @@ from lpcc.pipeline.runner import run_pipeline
 from lpcc.target import Target
 
 TARGETS = (
+    "x86-avx512-vnni", "arm-cortex-a72", "arm-cortex-a76/ncnn", "arm-cortex-m4", "ethos-u55-128", "eyeriss", "eie",
+)  # fmt: skip
     "x86-avx512-vnni",
     "arm-cortex-a72",
     "arm-cortex-a76/ncnn",
