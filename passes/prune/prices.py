@@ -37,8 +37,8 @@ _WINDOWS: Final = frozenset(["Conv", "MaxPool", "AveragePool"])
 class Prices:
     """Prices of one annotated graph without some of its channels: what `CostModel.estimate` says of it after `remove`.
 
-    The price depends on how many channels are left along each axis, and on nothing else of them: a graph whose weights
-    hold no numbers is given other sizes, again for each question, and the runtime's kernels are looked up anew. Where
+    The price depends on how many channels are left along each axis, and on nothing else of them: the kernels of a copy
+    whose weights hold no numbers are measured again with other sizes, those alone that a question changes. Where
     removal changes more than sizes (a Slice that becomes a Gather, shapes that are computed), or the target's hardware
     looks at the weights (their zeros, how many differ), channels are removed from a clone; `is_quick` says which.
     Answers are kept. The graph itself is never changed; it may not change while it is asked about.
@@ -65,10 +65,10 @@ class Prices:
         counts = self._full if not len(self._starts) else np.add.reduceat(~removed[self._lines], self._starts)
         if not self.is_quick:
             return self._rebuilt(removed)
+        if np.any(removed & ~self._found.free) or not counts.all():
+            remove(clone(self._graph), self._found, np.flatnonzero(removed))  # says why it cannot be
         key = counts.tobytes()
         if key not in self._known:
-            if np.any(removed & ~self._found.free) or not counts.all():
-                remove(clone(self._graph), self._found, np.flatnonzero(removed))  # says why it cannot be
             self._known[key] = self._model.totals(*self._sized.to(counts))
         return self._known[key]
 
