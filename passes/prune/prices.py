@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any, Final
 
 import numpy as np
@@ -51,7 +51,9 @@ class Prices:
         self._known: dict[bytes, Totals] = {}
         self._lines, self._starts, places = _lines(found)
         self._full = np.diff(np.append(self._starts, len(self._lines)))
-        self.is_quick: bool = isinstance(target.machine, Processor | RowStationary) and _keeps_form(graph, found)
+        self.is_quick: bool = isinstance(target.machine, Processor | RowStationary) and _keeps_form(
+            graph, found, {name for name, _ in places}
+        )
         """Whether a question only changes sizes."""
         if self.is_quick:
             self._sized = _Sized(graph, found, target, places, self._full)
@@ -179,16 +181,16 @@ def _depthwise(node: gs.Node, found: ChannelGroups, places: dict[tuple[str, int]
     return places.get((node.inputs[0].name, 1)) if alone else None
 
 
-def _keeps_form(graph: gs.Graph, found: ChannelGroups) -> bool:
+def _keeps_form(graph: gs.Graph, found: ChannelGroups, shrinking: Set[str]) -> bool:
     """Whether removal of channels changes sizes of tensors, numbers that say them, and nothing else."""
     return all(
         _node_keeps_form(node, found)
         for node in graph.nodes
-        if any(tensor.name in found.labels for tensor in (*node.inputs, *node.outputs))
+        if any(tensor.name in shrinking for tensor in (*node.inputs, *node.outputs))
     ) and all(
         tensor.dtype is not None and np.dtype(tensor.dtype).kind in "fV"
         for tensor in _tensors(graph)
-        if isinstance(tensor, gs.Constant) and tensor.name in found.constants
+        if isinstance(tensor, gs.Constant) and tensor.name in shrinking
     )
 
 

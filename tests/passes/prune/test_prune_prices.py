@@ -35,6 +35,7 @@ NETWORKS = {
     "squeezenet1_1_imagenet": True,
     "mobilenetv2_imagenet": True,
     "ppocr_mobile_v2_cls": True,
+    "ultraface_rfb320": True,
     "fastestdet_coco": False,
 }
 """By name whether only sizes change: the channel shuffle of the last one picks channels."""
