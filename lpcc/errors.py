@@ -33,7 +33,9 @@ class DataError(LpccError):
 
 
 class BudgetError(LpccError):
-    """The accuracy budget could not be met; the best model within it was still written."""
+    """What was asked cannot be met: the accuracy budget, where the best model within it was still written, or a goal of
+    a pass, where nothing is.
+    """
 
     exit_code = 4
 

@@ -25,7 +25,7 @@ from lpcc.passes.normalize import (
     Schedule,
 )
 from lpcc.passes.precision import MixedPrecision
-from lpcc.passes.prune import RemoveDeadChannels
+from lpcc.passes.prune import PruneChannels, RemoveDeadChannels, Trim
 from lpcc.passes.quantize import Quantize
 from lpcc.passes.repair import AdaRound, CorrectBias, RecalibrateBatchNorm, Refit, RoundWeights
 from lpcc.passes.transfer import Distill
@@ -50,6 +50,7 @@ __all__ = [
     "LiftConstants",
     "MergePad",
     "MixedPrecision",
+    "PruneChannels",
     "Quantize",
     "QuantizeWeights",
     "RaiseOpset",
@@ -63,6 +64,7 @@ __all__ = [
     "ResolveShapes",
     "RoundWeights",
     "Schedule",
+    "Trim",
 ]
 
 BUILTIN: Final[tuple[type[Pass], ...]] = (
@@ -83,6 +85,8 @@ BUILTIN: Final[tuple[type[Pass], ...]] = (
     EliminateDeadCode,
     Schedule,
     RemoveDeadChannels,
+    PruneChannels,
+    Trim,
     Equalize,
     AbsorbBias,
     Quantize,

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from lpcc.errors import UsageError
+from lpcc.errors import BudgetError
 
 Option = Mapping[str, float]
 """What choosing an option adds to each quantity. One that is infinite or NaN anywhere is never chosen."""
@@ -37,7 +37,7 @@ _ATTEMPTS = 50
 Array = np.ndarray[Any, Any]
 
 
-class Infeasible(UsageError):  # noqa: N818 - it says what is, not what went wrong
+class Infeasible(BudgetError):  # noqa: N818 - it says what is, not what went wrong
     """No combination keeps to the limits."""
 
 

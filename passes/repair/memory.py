@@ -12,8 +12,8 @@ _BYTES = 1 << 28
 _LEAST = 16
 
 
-def images_held(graph: gs.Graph, most: int) -> int:
-    """Images, `most` at most, whose activations at any place of the graph fit into a quarter of a gigabyte, or 16."""
+def images_held(graph: gs.Graph, most: int, memory: int = _BYTES) -> int:
+    """Images, `most` at most, whose activations at any place of the graph fit into so many bytes, about, or 16."""
     shapes = bind(graph)
     largest = max((shapes.nbytes(t) for node in graph.nodes for t in node.outputs), default=0)
-    return int(np.clip(_BYTES // (3 * max(largest, 1)), _LEAST, most))
+    return int(np.clip(memory // (3 * max(largest, 1)), _LEAST, most))

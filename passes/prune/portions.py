@@ -1,0 +1,99 @@
+"""How many channels of each group go: alike everywhere, by scores, or by measured damage, until a goal is met.
+
+Each way is a family of counts over a level from 0 to 1 that never falls: at 0 nothing goes, at 1 all but one channel
+of each group, or as many as were measured. A goal picks the lowest level that meets it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lpcc.passes.prune.multiples import kept_counts
+from lpcc.passes.prune.ranking import Counts, Ranked, Ranking
+
+Array = np.ndarray[Any, Any]
+
+Family = Callable[[float], Counts]
+"""From a level to how many channels of each group go."""
+
+_HALVINGS = 30
+
+
+def uniform(ranking: Ranking) -> Family:
+    """The same share of each group, rounded down: the level itself (Li et al. 2017, arXiv 1608.08710)."""
+    return lambda level: {group.name: min(int(level * len(group) + 1e-9), len(group) - 1) for group in ranking.groups}
+
+
+def by_score(ranking: Ranking, scores: Array) -> Family:
+    """All channels whose score, comparable over layers, is below one threshold; the level is their share of all.
+
+    `scores` are (found.count,); one channel of each group stays, the best.
+    """
+    mine = {group.name: scores[group.order] for group in ranking.groups}
+    pool = np.sort(np.concatenate([np.maximum.accumulate(values)[:-1] for values in mine.values()]))
+
+    def family(level: float) -> Counts:
+        threshold = pool[min(int(level * len(pool)), len(pool) - 1)] if level < 1 else np.inf
+        return {name: int((np.maximum.accumulate(values)[:-1] < threshold).sum()) for name, values in mine.items()}
+
+    return family
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Damage done by removing some channels of one group, measured at some counts, straight lines in between."""
+
+    counts: tuple[int, ...]
+    """From 0, ascending."""
+    damages: tuple[float, ...]
+    """Never falling; infinite where the network broke."""
+
+    @classmethod
+    def through(cls, points: Mapping[int, float]) -> Curve:
+        """The curve through measured damages by count; of a measured fall, by chance, nothing is left."""
+        counts = sorted(points)
+        damages = np.maximum.accumulate([points[count] for count in counts])
+        return cls(tuple(counts), tuple(damages.tolist()))
+
+    def damage(self, count: int) -> float:
+        """Damage at a count; infinite beyond the last one that was measured."""
+        return float(np.interp(count, self.counts, self.damages)) if count <= self.counts[-1] else np.inf
+
+
+def by_damage(ranking: Ranking, curves: Mapping[str, Curve]) -> Family:
+    """Of each group as many as do no more than one damage, when they alone go; the level is its rank among all.
+
+    Layers that a network is sensitive to lose less (Li et al. 2017, arXiv 1608.08710, section 3.2; Han et al. 2015,
+    arXiv 1506.02626, do so for weights).
+    """
+    steps = {group.name: [curves[group.name].damage(count) for count in range(len(group))] for group in ranking.groups}
+    pool = np.sort([damage for damages in steps.values() for damage in damages[1:] if np.isfinite(damage)])
+
+    def family(level: float) -> Counts:
+        index = int(level * len(pool)) - 1
+        limit = 0.0 if index < 0 else pool[min(index, len(pool) - 1)] if level < 1 else np.inf
+        return {name: sum(damage <= limit for damage in damages) - 1 for name, damages in steps.items()}
+
+    return family
+
+
+def lowest(family: Family, holds: Callable[[Counts], bool]) -> Counts | None:
+    """The counts at the lowest level that holds; None where even the highest does not."""
+    if not holds(family(1.0)):
+        return None
+    low, high = 0.0, 1.0
+    if holds(family(0.0)):
+        return family(0.0)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if holds(family(middle)) else (middle, high)
+    return family(high)
+
+
+def on_multiples(group: Ranked, count: int, multiple: int) -> int:
+    """How many channels of a group go so that what is left suits kernels (`kept_counts`): no more than `count`."""
+    return len(group) - min(kept for kept in kept_counts(group.group, multiple) if kept >= len(group) - count)

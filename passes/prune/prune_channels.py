@@ -1,0 +1,161 @@
+"""The pass `prune-channels`: channels that matter least go for good, and least squares mend what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from lpcc.analysis.macs import macs
+from lpcc.analysis.shapes import bind
+from lpcc.errors import UsageError
+from lpcc.graph import clone
+from lpcc.passes.prune.curves import count_of, measured_curves
+from lpcc.passes.prune.mending import Repair
+from lpcc.passes.prune.portions import Family, by_damage, by_score, lowest, on_multiples, uniform
+from lpcc.passes.prune.pruning import Candidates, Pruning, pins
+from lpcc.passes.prune.ranking import Counts, Ranking
+from lpcc.passes.prune.removal import remove
+from lpcc.pipeline import Changes, Context, Range
+from lpcc.pipeline.layers import matching
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class PruneChannels(Pruning):
+    """Remove the channels that matter least, a whole group at a time wherever they are tied, and mend what reads them.
+
+    Channels that stand in the same tensors go together (`lpcc.analysis.groups`); residual streams are pruned as all
+    others are. A criterion scores each channel over its group (`lpcc.passes.prune.criteria` states the equations and
+    papers), `across` says how much goes from where:
+
+    * ``uniform``: the same share of each group (Li et al. 2017, arXiv 1608.08710);
+    * ``global``: the lowest scores of all, once they can be compared (Molchanov et al. 2017, arXiv 1611.06440);
+    * ``sensitivity``: as much of each group as does one and the same damage to the outputs when it alone is pruned,
+      measured on calibration images.
+
+    Then the layers that read what is left are mended without training (`lpcc.passes.prune.repair`): ``layerwise`` fits
+    all layers in order to what they made before (He, Zhang and Sun 2017, arXiv 1707.06168), and where batch norms are
+    left re-estimates these; ``local`` fits those that lost an input, each by itself; ``bias`` makes up for means. A
+    fifth of the images is kept apart; on these ``layerwise`` must bring the outputs closer to the original's than
+    ``local`` does, which counts else.
+
+    Exactly one of `ratio`, `macs` and `shares` says how much goes. Batch norms help training: before `distill` this
+    pass belongs in front of `exact`, which folds them.
+
+    Left alone, with the reason: groups that are pinned, those a layer in `skip` makes, and those the criterion says
+    nothing of. A goal that cannot be met raises `lpcc.search.Infeasible` with the best that can.
+    """
+
+    name: ClassVar[str] = "prune-channels"
+
+    ratio: Annotated[float, Range(0, 1)] | None = None
+    """Share of the channels to remove: of each group (uniform), or of all that can go."""
+    macs: Annotated[float, Range(0, 1)] | None = None
+    """Share of the network's multiply-accumulates that may be left."""
+    shares: tuple[str, ...] = ()
+    """Share of the channels to remove, layer by layer: ``"layer1*=0.5"``; with a layer goes its whole group."""
+    across: Literal["uniform", "global", "sensitivity"] = "sensitivity"
+    """How much goes from which group."""
+    multiple: Annotated[int, Range(1, 1024)] = 1
+    """Channels of a group that are left are a multiple of this, or all."""
+
+    def __post_init__(self) -> None:
+        if sum((self.ratio is not None, self.macs is not None, bool(self.shares))) != 1:
+            raise ValueError("give one of `ratio`, `macs` and `shares`")
+
+    def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
+        """Remove as many channels, by the sum of magnitudes and in equal shares: prices depend on little else."""
+        across: Literal["uniform", "global"] = "global" if self.across == "global" else "uniform"
+        return replace(self, criterion="l1", across=across, repair="none").run(graph, ctx)
+
+    def counts(self, candidates: Candidates, ctx: Context, changes: Changes) -> Counts:
+        """See the class."""
+        ranking = candidates.ranking
+        if self.shares:
+            return self._given(ranking)
+        if not ranking.groups:
+            return self.beyond("no channel of the network can go", pins(candidates.found), changes)
+        if self.ratio is not None:
+            return self._of_channels(self.ratio, self._family(candidates, ctx), ranking, changes)
+        return self._of_macs(1.0 if self.macs is None else self.macs, candidates, ctx, changes)
+
+    def _of_channels(self, ratio: float, family: Family, ranking: Ranking, changes: Changes) -> Counts:
+        def removed(counts: Counts) -> float:
+            return sum(counts.values()) / ranking.size
+
+        if self.across == "uniform":
+            found = family(ratio) if ratio < 1 else None
+        else:
+            found = lowest(family, lambda counts: sum(counts.values()) >= int(ratio * ranking.size))
+        if found is None:
+            most = removed(self._rounded(family(1.0), ranking))
+            best = f"at most {int(1000 * most) / 1000:g} of the channels can go, as one of each group stays"
+            return self.beyond(f"ratio={ratio:g} cannot be met", best, changes)
+        return self._rounded(found, ranking)
+
+    def _of_macs(self, share: float, candidates: Candidates, ctx: Context, changes: Changes) -> Counts:
+        ranking = candidates.ranking
+        left = macs_left(candidates)
+        family = self._family(candidates, ctx)
+        found = lowest(family, lambda counts: left(self._rounded(counts, ranking)) <= share)
+        if found is None:
+            least = np.ceil(1000 * left(self._rounded(family(1.0), ranking))) / 1000
+            best = f"the least possible is macs={least:g}, with one channel of each group"
+            return self.beyond(f"macs={share:g} cannot be met", best, changes)
+        return self._rounded(found, ranking)
+
+    def _rounded(self, counts: Counts, ranking: Ranking) -> Counts:
+        return {name: on_multiples(ranking.by_name[name], n, self.multiple) for name, n in counts.items()}
+
+    def _family(self, candidates: Candidates, ctx: Context) -> Family:
+        if self.across == "uniform":
+            return uniform(candidates.ranking)
+        if self.across == "global":
+            return by_score(candidates.ranking, candidates.scores)
+        local: Repair = "local" if self.repair == "layerwise" else self.repair
+        trial = PruneChannels(shares=("*=0",), criterion=self.criterion, repair=local, images=self.images)
+        curves = measured_curves(candidates.graph, candidates.ranking, trial, ctx, self.cache, self.processes)
+        return by_damage(candidates.ranking, curves)
+
+    def _given(self, ranking: Ranking) -> Counts:
+        """What `shares` says. Raises UsageError for a share that is none, and a layer that there is not."""
+        groups = {layer: group for group in ranking.groups for layer in group.layers}
+        names = {**groups, **ranking.by_name}
+        counts = {}
+        for text in self.shares:
+            pattern, _, number = text.rpartition("=")
+            share = _share(number)
+            if share is None:
+                raise UsageError(f"{self.name}: shares takes layer=share, a share from 0 to below 1, not `{text}`")
+            for name in sorted(matching(names, [pattern], f"{self.name}: shares")):
+                counts[names[name].name] = count_of(share, len(names[name]))
+        return counts
+
+
+def macs_left(candidates: Candidates) -> Callable[[Counts], float]:
+    """What share of a network's multiply-accumulates is left when so many channels of each group go."""
+    whole = sum(macs(candidates.graph, bind(candidates.graph)).values())
+    known: dict[tuple[int, ...], float] = {}
+
+    def left(counts: Counts) -> float:
+        key = tuple(counts.values())
+        if key not in known:
+            trial = clone(candidates.graph)
+            remove(trial, candidates.found, candidates.ranking.channels(counts))
+            known[key] = sum(macs(trial, bind(trial)).values()) / max(whole, 1)
+        return known[key]
+
+    return left
+
+
+def _share(text: str) -> float | None:
+    try:
+        share = float(text)
+    except ValueError:
+        return None
+    return share if 0 <= share < 1 else None

@@ -1,0 +1,202 @@
+"""All layers of a pruned network refitted in order, each by what the layers before it make now.
+
+The original network says what a layer should make, the pruned one, as refitted so far, what it reads: with X' these
+rows and Y those, weights and bias minimise
+
+    || X' W' + b' - (Y + (S - S')) ||^2
+
+over the outputs that are left. Where the result is added to a branch that is there already, S is that branch in the
+original and S' in the pruned network: the layer makes good what the branch has lost. So He, Zhang and Sun, Channel
+pruning for accelerating very deep neural networks (2017, arXiv 1707.06168), section 3.3, treat residual blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from lpcc import edit
+from lpcc.analysis.groups import ChannelGroups
+from lpcc.analysis.purity import trains
+from lpcc.calibrate.gram import Gram
+from lpcc.calibrate.partial import Walk
+from lpcc.calibrate.patches import NoPatches, Patches, Results
+from lpcc.data import Batch
+from lpcc.graph import to_proto
+from lpcc.passes.prune.repair.reading import Reading, Sums, rows_per_image
+from lpcc.pipeline import Context
+
+Array = np.ndarray[Any, Any]
+
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_SMALL = 1e-2
+"""Share of the largest scale of a batch norm below which its channel says too little to make a branch's loss good."""
+
+
+def refit_layers(
+    original: gs.Graph,
+    graph: gs.Graph,
+    found: ChannelGroups,
+    channels: Collection[int],
+    batches: Sequence[Batch],
+    ctx: Context,
+) -> list[str]:
+    """Refit the layers of `graph`, which is `original` without `channels`, in order; the names of those refitted.
+
+    The images of `batches` go through both networks once. Left as they are: layers whose weights are shared or not
+    constant, and those too wide for the sums.
+
+    Raises:
+        ModelError: onnxruntime cannot run one of the networks.
+        DataError: a sample turns out to be wrong.
+    """
+    kept = found.kept(channels)
+    refit = _Refit(original, graph, kept, batches)
+    nodes = {edit.label(node): node for node in graph.nodes}
+    behind = _behind(original, kept)
+    pairs = [(node, nodes[edit.label(node)]) for node in original.nodes if _reads(node, behind)]
+    refitted = []
+    for done, (before, node) in enumerate(pairs):
+        ctx.progress("refit layers", done, len(pairs))
+        try:
+            refit.layer(Reading.of(before), Reading.of(node))
+        except NoPatches:
+            continue
+        refitted.append(edit.label(node))
+    ctx.progress("refit layers", len(pairs), len(pairs))
+    return refitted
+
+
+class _Refit:
+    def __init__(
+        self,
+        original: gs.Graph,
+        graph: gs.Graph,
+        kept: Mapping[str, Mapping[int, Array]],
+        batches: Sequence[Batch],
+    ) -> None:
+        self.graph = graph
+        self.kept = kept
+        self.batches = batches
+        self.images = sum(batch.count for batch in batches)
+        self.wanted = Walk(to_proto(original), [batch.feeds for batch in batches])
+        self.read = Walk(to_proto(graph), [batch.feeds for batch in batches])
+
+    def layer(self, before: Reading, now: Reading) -> None:
+        """Refit one layer. Raises NoPatches where there are no rows, or no sums of them."""
+        branch = _branch(now, self.read, int(self.graph.opset))
+        shared = [] if branch is None else [branch.tensor]
+        self.wanted.to(before.target, *shared)
+        self.read.to(now.source, *shared)
+        window = now.window
+        gram, cross = Gram(window.groups, window.depth), Gram(window.groups, window.depth, window.outputs)
+        patches, results = Patches(now.source, window), Results(now.target, window)
+        limit = rows_per_image(window, self.images)
+        first = 0
+        for batch, target, read in zip(self.batches, self.wanted.held, self.read.held, strict=True):
+            wanted = self._cut(before.target, target[before.target])
+            if branch is not None:
+                lost = self._cut(branch.tensor, target[branch.tensor]) - read[branch.tensor]
+                wanted = wanted + branch.undone(lost)
+            rows = patches.rows(read[now.source], batch, first, limit)
+            gram.add(rows)
+            cross.add(rows, results.rows(wanted, batch, first, limit))
+            first += batch.count
+        if not (np.isfinite(gram.product).all() and np.isfinite(cross.product).all()):
+            raise NoPatches("it reads or makes numbers that are not finite")
+        self._write(now, gram, cross)
+
+    def _write(self, now: Reading, gram: Gram, cross: Gram) -> None:
+        """Solve ``(H + r I) W' = C + r W``: where the images say little, the weights stay what they were."""
+        weights = now.matrix()
+        moments = gram.centred() if now.takes_bias else gram.mean_product
+        damped = Sums(moments, gram.means[0]).damped()
+        pull = cross.centred() if now.takes_bias else cross.mean_product
+        fitted = np.linalg.solve(damped, pull + (damped - moments) @ weights)
+        read, wanted = cross.means
+        bias = wanted - np.einsum("gd,gdo->go", read, fitted) if now.takes_bias else None
+        with edit.Edit(self.graph) as e:
+            now.write(e, fitted, bias)
+        self.read.model = to_proto(self.graph)
+
+    def _cut(self, name: str, values: Array) -> Array:
+        """What is left of a tensor of the original network."""
+        for axis, places in self.kept.get(name, {}).items():
+            values = np.compress(places, values, axis=axis)
+        return values
+
+
+class _Branch:
+    """A tensor that is added to what a layer makes, maybe behind a batch norm."""
+
+    def __init__(self, tensor: str, scale: Array | None) -> None:
+        self.tensor = tensor
+        self._scale = scale
+
+    def undone(self, values: Array) -> Array:
+        """What the layer would have to make more, for this to be added behind the batch norm."""
+        if self._scale is None:
+            return values
+        scale = self._scale.reshape(-1, *[1] * (values.ndim - 2))
+        tells = np.abs(scale) > _SMALL * np.abs(scale).max()
+        return np.where(tells, values / np.where(tells, scale, 1.0), 0.0).astype(values.dtype)
+
+
+def _behind(graph: gs.Graph, kept: Collection[str]) -> set[str]:
+    """Names of the tensors that depend on one that lost channels."""
+    found = set(kept)
+    for node in graph.nodes:
+        if any(tensor.name in found for tensor in node.inputs):
+            found.update(tensor.name for tensor in node.outputs)
+    return found
+
+
+def _reads(node: gs.Node, behind: Collection[str]) -> bool:
+    return edit.op(node) in _LAYERS and node.inputs[0].name in behind
+
+
+def _branch(layer: Reading, walk: Walk, opset: int) -> _Branch | None:
+    """What the result of a layer is added to, if that is at hand, or follows from what is by no other layer."""
+    result = layer.node.outputs[0]
+    scale = None
+    reader = _only_reader(result)
+    if reader is not None and edit.op(reader) == "BatchNormalization" and not trains(reader, opset):
+        numbers = [edit.const(tensor) for tensor in reader.inputs[1:5]]
+        if any(values is None for values in numbers):
+            return None
+        gamma, _, _, variance = (np.asarray(values, dtype=np.float64) for values in numbers)
+        scale = gamma / np.sqrt(variance + float(edit.attr(reader, "epsilon", 1e-5)))
+        result = reader.outputs[0]
+        reader = _only_reader(result)
+    if reader is None or edit.op(reader) != "Add":
+        return None
+    others = [tensor for tensor in reader.inputs if tensor is not result]
+    same = len(others) == 1 and others[0].shape is not None and list(others[0].shape) == list(result.shape or [])
+    if not same or not _at_hand(others[0], walk):
+        return None
+    return _Branch(others[0].name, scale)
+
+
+def _at_hand(tensor: gs.Tensor, walk: Walk) -> bool:
+    """Whether a tensor is held, or made by operators that are no layers of what is."""
+    held = walk.held[0].keys()
+    return all(edit.op(node) not in _LAYERS for node in _makers(tensor, held))
+
+
+def _makers(tensor: gs.Tensor, held: Collection[str]) -> Iterator[gs.Node]:
+    """All nodes that make a tensor from what is held."""
+    open_, seen = [tensor], set()
+    while open_:
+        current = open_.pop()
+        if current.name in held or not current.inputs or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current.inputs[0]
+        open_.extend(current.inputs[0].inputs)
+
+
+def _only_reader(tensor: gs.Tensor) -> gs.Node | None:
+    return tensor.outputs[0] if len(tensor.outputs) == 1 else None
