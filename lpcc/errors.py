@@ -33,9 +33,8 @@ class DataError(LpccError):
 
 
 class BudgetError(LpccError):
-    """What was asked cannot be met: the accuracy budget, where the best model within it was still written, or a goal of
-    a pass, where nothing is.
-    """
+    """What was asked cannot be met. Of an accuracy budget the best model within it is still written; of a goal that a
+    pass was given, such as a speed, nothing is."""
 
     exit_code = 4
 
