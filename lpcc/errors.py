@@ -33,8 +33,7 @@ class DataError(LpccError):
 
 
 class BudgetError(LpccError):
-    """What was asked cannot be met. Of an accuracy budget the best model within it is still written; of a goal that a
-    pass was given, such as a speed, nothing is."""
+    """What was asked cannot be met: the budget (the best model within it was still written), or the goal of a pass."""
 
     exit_code = 4
 
