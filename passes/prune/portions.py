@@ -95,5 +95,6 @@ def lowest(family: Family, holds: Callable[[Counts], bool]) -> Counts | None:
 
 
 def on_multiples(group: Ranked, count: int, multiple: int) -> int:
-    """How many channels of a group go so that what is left suits kernels (`kept_counts`): no more than `count`."""
-    return len(group) - min(kept for kept in kept_counts(group.group, multiple) if kept >= len(group) - count)
+    """How many channels of a group go so that what is left suits kernels (`kept_counts`): the nearest to `count`."""
+    wanted = len(group) - count
+    return len(group) - min(kept_counts(group.group, multiple), key=lambda kept: (abs(kept - wanted), -kept))

@@ -15,6 +15,7 @@ from lpcc.errors import UsageError
 from lpcc.graph import clone
 from lpcc.passes.prune.curves import count_of, measured_curves
 from lpcc.passes.prune.mending import Repair
+from lpcc.passes.prune.multiples import channel_multiple
 from lpcc.passes.prune.portions import Family, by_damage, by_score, lowest, on_multiples, uniform
 from lpcc.passes.prune.pruning import Candidates, Pruning, pins
 from lpcc.passes.prune.ranking import Counts, Ranking
@@ -61,8 +62,8 @@ class PruneChannels(Pruning):
     """Share of the channels to remove, layer by layer: ``"layer1*=0.5"``; with a layer goes its whole group."""
     across: Literal["uniform", "global", "sensitivity"] = "sensitivity"
     """How much goes from which group."""
-    multiple: Annotated[int, Range(1, 1024)] = 1
-    """Channels of a group that are left are a multiple of this, or all."""
+    multiple: Annotated[int, Range(0, 1024)] = 0
+    """Channels of a group that are left are a multiple of this, or all; 0: what the target's kernels like."""
 
     def __post_init__(self) -> None:
         if sum((self.ratio is not None, self.macs is not None, bool(self.shares))) != 1:
@@ -81,10 +82,12 @@ class PruneChannels(Pruning):
         if not ranking.groups:
             return self.beyond("no channel of the network can go", pins(candidates.found), changes)
         if self.ratio is not None:
-            return self._of_channels(self.ratio, self._family(candidates, ctx), ranking, changes)
+            return self._of_channels(self.ratio, candidates, ctx, changes)
         return self._of_macs(1.0 if self.macs is None else self.macs, candidates, ctx, changes)
 
-    def _of_channels(self, ratio: float, family: Family, ranking: Ranking, changes: Changes) -> Counts:
+    def _of_channels(self, ratio: float, candidates: Candidates, ctx: Context, changes: Changes) -> Counts:
+        ranking, family = candidates.ranking, self._family(candidates, ctx)
+
         def removed(counts: Counts) -> float:
             return sum(counts.values()) / ranking.size
 
@@ -93,26 +96,31 @@ class PruneChannels(Pruning):
         else:
             found = lowest(family, lambda counts: sum(counts.values()) >= int(ratio * ranking.size))
         if found is None:
-            most = removed(self._rounded(family(1.0), ranking))
+            most = removed(family(1.0))
             best = f"at most {int(1000 * most) / 1000:g} of the channels can go, as one of each group stays"
             return self.beyond(f"ratio={ratio:g} cannot be met", best, changes)
-        return self._rounded(found, ranking)
+        return found
 
     def _of_macs(self, share: float, candidates: Candidates, ctx: Context, changes: Changes) -> Counts:
-        ranking = candidates.ranking
-        left = macs_left(candidates)
-        family = self._family(candidates, ctx)
-        found = lowest(family, lambda counts: left(self._rounded(counts, ranking)) <= share)
+        left, family = macs_left(candidates), self._family(candidates, ctx)
+        found = lowest(family, lambda counts: left(counts) <= share)
         if found is None:
-            least = np.ceil(1000 * left(self._rounded(family(1.0), ranking))) / 1000
-            best = f"the least possible is macs={least:g}, with one channel of each group"
-            return self.beyond(f"macs={share:g} cannot be met", best, changes)
-        return self._rounded(found, ranking)
-
-    def _rounded(self, counts: Counts, ranking: Ranking) -> Counts:
-        return {name: on_multiples(ranking.by_name[name], n, self.multiple) for name, n in counts.items()}
+            least = np.ceil(1000 * left(family(1.0))) / 1000
+            return self.beyond(f"macs={share:g} cannot be met", f"the least possible is macs={least:g}", changes)
+        return found
 
     def _family(self, candidates: Candidates, ctx: Context) -> Family:
+        """Counts by level, so rounded that kernels like what is left."""
+        family, ranking = self._exactly(candidates, ctx), candidates.ranking
+        target = 1 if ctx.target is None else channel_multiple(ctx.target)
+
+        def rounded(level: float) -> Counts:
+            counts = family(level).items()
+            return {name: on_multiples(ranking.by_name[name], n, self.multiple or target) for name, n in counts}
+
+        return rounded
+
+    def _exactly(self, candidates: Candidates, ctx: Context) -> Family:
         if self.across == "uniform":
             return uniform(candidates.ranking)
         if self.across == "global":
