@@ -27,7 +27,7 @@ from lpcc.pipeline.guard import Judgement, Returned, run_guarded
 from lpcc.pipeline.hooks import Reproduce
 from lpcc.pipeline.judge import Budget, ImageJudge
 from lpcc.pipeline.layers import can_skip
-from lpcc.pipeline.noise import noise_of_layers
+from lpcc.pipeline.noise import noise_of_records
 from lpcc.pipeline.pays import Race, race
 from lpcc.pipeline.preset import pipeline_for
 from lpcc.pipeline.runner import Hook, Record, run_pipeline
@@ -263,14 +263,14 @@ def _guarded(
     records = (*exact_records, *outcome.records)
     judgement = outcome.judgement
     if outcome.kept:
-        reasons = tuple(f"`{r.layer}` went back to float: {r.sqnr_db:.1f} dB" for r in outcome.returned)
+        reasons = tuple(str(found) for found in outcome.returned)
         kept: Kept = "partly" if outcome.returned else "optimised"
         result = Variant(outcome.graph, job.target)
         return Decision(result, kept, True, reasons, records, judgement, outcome.returned)
     if judgement.problem is None:
         reason = _why_idle(outcome.records, exact)
         return Decision(exact, "optimised", True, (reason,), records, judgement)
-    reason = f"approximate passes taken back: {judgement.problem}, whichever layers stay in float"
+    reason = f"approximate passes taken back: {judgement.problem}, whichever layers go back"
     return Decision(exact, "partly", False, (reason,), records, judge(exact.model), undone=first)
 
 
@@ -285,11 +285,10 @@ def _why_idle(records: Sequence[Record], exact: Variant) -> str:
 def _findings(job: Job, exact: Variant, decision: Decision, judge: ImageJudge) -> Findings:
     """What there is to say of the layers that the approximate passes touched."""
     guarded = decision.records[len(job.exact_passes) :]
-    touched = {rewrite.node for record in guarded for rewrite in record.changes.rewrites}
     rounded = job.ctx.unquantized  # with the scales that its tensors have in the result
     before = exact if rounded is None else Variant(rounded, job.target)
     result = decision.result
-    noise = noise_of_layers(before.graph, before.model, result.model, touched, judge.layer_noise)
+    noise = noise_of_records(before.graph, before.model, result.model, guarded, judge.layer_noise)
     saturated = judge.saturation(result.model)
     ran = {record.item.name for record in guarded}
     wide = runtime_of(job.target.runtime, job.target.isa).integer_rules().wide

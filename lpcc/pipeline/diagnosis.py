@@ -1,4 +1,4 @@
-"""Why the worst layers of a quantised network are as bad as they are, and what could be done about each."""
+"""Why the worst layers of a quantised or pruned network are as bad as they are, and what could be done about each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-Kind = Literal["clipping", "outliers", "resolution", "weights", "saturation", "arithmetic"]
+Kind = Literal["clipping", "outliers", "resolution", "weights", "saturation", "arithmetic", "channels"]
 """What makes most of a layer's own noise."""
 
 WORST = 5
@@ -100,6 +100,10 @@ def diagnose(
     accurate = {item.name for item in Pipeline.parse("accurate")}
     diagnoses = []
     for layer, node in found:
+        if layer.alone:
+            lost = _lost(node, results.get(layer.layer))
+            diagnoses.append(Diagnosis(layer, lost, remedy(lost.kind, layer.layer, ran, accurate)))
+            continue
         cause = _cause(node, results.get(layer.layer), layers.get(layer.layer), values, cut.get(layer.layer))
         widens = _widens(node, results.get(layer.layer), wide)
         diagnoses.append(Diagnosis(layer, cause, remedy(cause.kind, layer.layer, ran, accurate, widens=widens)))
@@ -113,6 +117,8 @@ def remedy(kind: Kind, layer: str, ran: Collection[str], accurate: Collection[st
     the target has a kernel for the layer whose activations have 16 bits.
     """
     plain = "," not in layer and layer == layer.strip() and not layer.startswith('"')
+    if kind == "channels":
+        return f"{'trim' if 'trim' in ran else 'prune-channels'}{{skip={json.dumps(layer, ensure_ascii=False)}}}"
     keep = f"--keep {shlex.quote(layer if plain else json.dumps(layer, ensure_ascii=False))}"
     if widens and kind in _WIDER:
         keep = f"quantize{{bits={json.dumps(f'{layer}=16', ensure_ascii=False)}}}, or {keep}"
@@ -184,6 +190,14 @@ def _cause(
         outside = float(np.mean((exact < params.low) | (exact > params.high)))
         return Cause(kind, f"its input's range cuts off {share(outside)} of the values")
     return _coarse(exact, 8 * params.dtype.itemsize)
+
+
+def _lost(node: gs.Node, result: gs.Node | None) -> Cause:
+    """How many channels of a layer went, by the shapes of its result."""
+    shapes = [node.outputs[0].shape, result.outputs[0].shape if result is not None else None]
+    pairs = zip(*(shape or () for shape in shapes), strict=False)
+    lost = [(was - now, was) for was, now in pairs if isinstance(was, int) and isinstance(now, int) and now < was]
+    return Cause("channels", f"{lost[0][0]} of its {lost[0][1]} channels went" if lost else "channels of it went")
 
 
 def share(part: float) -> str:

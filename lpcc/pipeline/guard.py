@@ -9,6 +9,10 @@ The damage of a layer is the fall of the signal-to-quantisation-noise ratio from
 layer that merely hands on the noise of earlier ones does none. In decibels early layers seem to do most of it, as they
 start from no noise at all; as a share of the signal, which is what adds up, later ones. Where the two do not blame the
 same layers, both are tried: on FastestDet one layer goes back in place of two, the first convolution among them.
+
+A layer that loses channels makes no noise itself: those that read it do. Passes that remove some say what each does to
+the outputs when nothing else goes (`Changes.damage`), and that is the damage then. Such a layer gets its channels back;
+the others lose no more for it, or the next attempt would be worse than the last.
 """
 
 from __future__ import annotations
@@ -24,7 +28,7 @@ from lpcc.graph import clone, to_proto
 from lpcc.pipeline.base import Fidelity, Pass
 from lpcc.pipeline.context import Context
 from lpcc.pipeline.layers import can_skip
-from lpcc.pipeline.noise import LayerNoise, Noise, loudest, noise_of_layers, worst
+from lpcc.pipeline.noise import LayerNoise, Noise, loudest, noise_of_records, worst
 from lpcc.pipeline.runner import Hook, Record, run_pipeline
 from lpcc.pipeline.variant import Variant
 
@@ -53,10 +57,19 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Returned:
-    """A layer that went back to float, and the SQNR of its output in dB that it had before."""
+    """A layer that went back, and the SQNR of its output in dB that it had before.
+
+    `alone`: that of the model's outputs, if nothing but this layer had changed.
+    """
 
     layer: str
     sqnr_db: float
+    alone: bool = False
+
+    def __str__(self) -> str:
+        if self.alone:
+            return f"`{self.layer}` went back: by itself it leaves the outputs {self.sqnr_db:.1f} dB"
+        return f"`{self.layer}` went back to float: {self.sqnr_db:.1f} dB"
 
 
 @dataclass(frozen=True)
@@ -100,7 +113,7 @@ def run_guarded(
 
     def attempt(returned: tuple[Returned, ...]) -> _Attempt:
         if returned:
-            ctx.progress(f"{len(returned)} layers back to float", 0, 0)
+            ctx.progress(f"{len(returned)} layers back", 0, 0)
         candidate = clone(exact)
         ctx.hints, ctx.unquantized = hints, None  # what passes found out of an earlier attempt
         ctx.returned = frozenset(r.layer for r in returned)
@@ -111,8 +124,7 @@ def run_guarded(
     tried = start = attempt(())
     while not tried.holds:
         before = exact if tried.unquantized is None else tried.unquantized  # scaled as the candidate is
-        touched = {rewrite.node for record in tried.records for rewrite in record.changes.rewrites}
-        noise = noise_of_layers(before, to_proto(before), tried.model, touched, layer_noise)
+        noise = noise_of_records(before, to_proto(before), tried.model, tried.records, layer_noise)
         ways = _more_back(tried.returned, noise)
         if not ways or not any(can_skip(item) for item in passes):
             return Outcome(exact, False, start.records, start.judgement, tried.returned)
@@ -156,7 +168,7 @@ def _more_back(returned: tuple[Returned, ...], noise: Sequence[LayerNoise]) -> l
     step = max(1, len(returned) // 4)  # one by one at first, so that few go back; faster where many must
     ways: dict[frozenset[str], tuple[Returned, ...]] = {}
     for ranked in (worst(noise), loudest(noise)):
-        more = [Returned(layer.layer, layer.sqnr_db) for layer in ranked if layer.layer not in back][:step]
+        more = [Returned(n.layer, n.sqnr_db, n.alone) for n in ranked if n.layer not in back][:step]
         if more:
             ways.setdefault(frozenset(r.layer for r in more), (*returned, *more))
     return list(ways.values())

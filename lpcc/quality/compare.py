@@ -223,10 +223,11 @@ def layer_sqnr(
 ) -> dict[str, float]:
     """SQNR in dB at tensors inside two models, by the reference's name; inf where equal.
 
-    `pairs` maps tensors of the reference to those of the candidate that stand for them. Both models run with those as
-    further outputs, the candidate with onnxruntime's optimisations only if asked for: without them Q/DQ compute in
-    float what integer kernels compute in integers, and nothing hinders looking in between. A batch of all those tensors
-    is in memory at a time. Raises ModelError when a model makes no such tensor.
+    `pairs` maps tensors of the reference to those of the candidate that stand for them; those of another shape there,
+    such as those that lost channels, are left out. Both models run with them as further outputs, the candidate with
+    onnxruntime's optimisations only if asked for: without them Q/DQ compute in float what integer kernels compute in
+    integers, and nothing hinders looking in between. A batch of all those tensors is in memory at a time. Raises
+    ModelError when a model makes no such tensor.
     """
     original = Session(with_outputs(reference, pairs), optimise=False)
     session = Session(with_outputs(candidate, pairs.values()), optimise=optimise)
@@ -236,7 +237,10 @@ def layer_sqnr(
         expected = run(original, one, list(pairs))
         found = run(session, one, list(dict.fromkeys(pairs.values())))
         for name, other in pairs.items():
-            differences[name].add(expected[name], found[other])
+            if name in differences and np.shape(expected[name]) != np.shape(found[other]):
+                del differences[name]
+            if name in differences:
+                differences[name].add(expected[name], found[other])
         samples += one.count
         if progress is not None:
             progress(samples)

@@ -27,6 +27,7 @@ from lpcc.report.versions import versions
 if TYPE_CHECKING:
     from lpcc.driver import Decision
     from lpcc.job import Job
+    from lpcc.pipeline.guard import Returned
     from lpcc.simulate import Saturation
 
 
@@ -152,8 +153,8 @@ def _options(item: Pass) -> dict[str, Any]:
 def _layers(before: Cost, after: Cost, decision: Decision) -> Iterator[LayerReport]:
     """The layers of the result, each beside the layer of the original that has a node of that name."""
     origin: dict[str, LayerCost] = {name: layer for layer in before.layers for name in layer.nodes}
-    returned = {r.layer: r.sqnr_db for r in decision.returned}
-    noise = {found.layer: found for found in decision.findings.noise}
+    returned = {r.layer: r for r in decision.returned}
+    noise = {found.layer: found for found in decision.findings.noise if not found.alone}
     saturated = {found.layer: found for found in decision.findings.saturated}
     for layer in after.layers:
         names = (layer.name, *layer.nodes)
@@ -178,7 +179,7 @@ def _layers(before: Cost, after: Cost, decision: Decision) -> Iterator[LayerRepo
         )
 
 
-def _note(lost: float | None, cut: Saturation | None) -> str:
+def _note(lost: Returned | None, cut: Saturation | None) -> str:
     if lost is not None:
-        return f"float: went back, {lost:.1f} dB"
+        return f"{'whole' if lost.alone else 'float'}: went back, {lost.sqnr_db:.1f} dB"
     return "" if cut is None else f"saturates: {share(cut.share)} of its sums, {cut.sqnr_db:.1f} dB"

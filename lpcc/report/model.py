@@ -119,7 +119,7 @@ class WorstReport:
     sqnr_db: float | None
     damage_db: float | None
     cause: str
-    """``clipping``, ``outliers``, ``resolution``, ``weights``, ``saturation`` or ``arithmetic``."""
+    """``clipping``, ``outliers``, ``resolution``, ``weights``, ``saturation``, ``arithmetic`` or ``channels``."""
     detail: str
     """The cause in words."""
     remedy: str

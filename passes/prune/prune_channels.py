@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -13,7 +13,7 @@ from lpcc.analysis.macs import macs
 from lpcc.analysis.shapes import bind
 from lpcc.errors import UsageError
 from lpcc.graph import clone
-from lpcc.passes.prune.curves import count_of, measured_curves
+from lpcc.passes.prune.curves import count_of
 from lpcc.passes.prune.mending import Repair
 from lpcc.passes.prune.multiples import channel_multiple
 from lpcc.passes.prune.portions import Family, by_damage, by_score, lowest, on_multiples, uniform
@@ -22,6 +22,8 @@ from lpcc.passes.prune.ranking import Counts, Ranking
 from lpcc.passes.prune.removal import remove
 from lpcc.pipeline import Changes, Context, Range
 from lpcc.pipeline.layers import matching
+from lpcc.search import Infeasible
+from lpcc.sensitivity import Removable, Unit
 
 Array = np.ndarray[Any, Any]
 
@@ -74,61 +76,77 @@ class PruneChannels(Pruning):
         across: Literal["uniform", "global"] = "global" if self.across == "global" else "uniform"
         return replace(self, criterion="l1", across=across, repair="none").run(graph, ctx)
 
-    def counts(self, candidates: Candidates, ctx: Context, changes: Changes) -> Counts:
+    def removable(self, graph: gs.Graph, ctx: Context, shares: Sequence[str]) -> Removable:
+        """What `shares` can say; see `lpcc.sensitivity.RemovesShares`."""
+        for share in shares:
+            if not _share(share):
+                raise UsageError(f"{self.name}: a share of the channels is a number above 0 and below 1, not `{share}`")
+        candidates = replace(self, images=2)._candidates(graph, ctx)  # which have a score does not depend on the images
+        found, ranking = candidates.found, candidates.ranking
+        if not ranking.groups:
+            raise Infeasible(f"no channel of the network can go: {pins(found)}")
+        units = [
+            Unit(group.name, group.layers, len(group), {share: count_of(float(share), len(group)) for share in shares})
+            for group in ranking.groups
+        ]
+        pinned = {layer.name: group.pinned for group in found.groups if group.pinned for layer in group.makers}
+        return Removable(tuple(units), {**pinned, **ranking.refused})
+
+    @property
+    def measures(self) -> bool:
+        """See the base class."""
+        return self.across == "sensitivity" and not self.shares
+
+    def single(self) -> PruneChannels:
+        """See the base class. Repair goes through one layer after the other only where several lose channels."""
+        repair: Repair = "local" if self.repair == "layerwise" else self.repair
+        return PruneChannels(shares=("*=0",), criterion=self.criterion, repair=repair, images=self.images)
+
+    def counts(self, candidates: Candidates, ctx: Context) -> Counts:
         """See the class."""
         ranking = candidates.ranking
         if self.shares:
             return self._given(ranking)
         if not ranking.groups:
-            return self.beyond("no channel of the network can go", pins(candidates.found), changes)
+            raise self.beyond("no channel of the network can go", pins(candidates.found))
+        fewest = self._rounded(uniform(ranking)(1.0), ranking, ctx)
         if self.ratio is not None:
-            return self._of_channels(self.ratio, candidates, ctx, changes)
-        return self._of_macs(1.0 if self.macs is None else self.macs, candidates, ctx, changes)
+            return self._of_channels(self.ratio, fewest, candidates, ctx)
+        return self._of_macs(1.0 if self.macs is None else self.macs, fewest, candidates, ctx)
 
-    def _of_channels(self, ratio: float, candidates: Candidates, ctx: Context, changes: Changes) -> Counts:
-        ranking, family = candidates.ranking, self._family(candidates, ctx)
-
-        def removed(counts: Counts) -> float:
-            return sum(counts.values()) / ranking.size
-
+    def _of_channels(self, ratio: float, fewest: Counts, candidates: Candidates, ctx: Context) -> Counts:
+        ranking = candidates.ranking
+        most = sum(fewest.values())
+        if ratio == 1 or (self.across != "uniform" and most < int(ratio * ranking.size)):
+            best = f"at most {int(1000 * most / ranking.size) / 1000:g} of the channels can go"
+            raise self.beyond(f"ratio={ratio:g} cannot be met", best)
+        family = self._family(candidates, ctx)
         if self.across == "uniform":
-            found = family(ratio) if ratio < 1 else None
-        else:
-            found = lowest(family, lambda counts: sum(counts.values()) >= int(ratio * ranking.size))
-        if found is None:
-            most = removed(family(1.0))
-            best = f"at most {int(1000 * most) / 1000:g} of the channels can go, as one of each group stays"
-            return self.beyond(f"ratio={ratio:g} cannot be met", best, changes)
-        return found
+            return family(ratio)
+        return lowest(family, lambda counts: sum(counts.values()) >= int(ratio * ranking.size)) or fewest
 
-    def _of_macs(self, share: float, candidates: Candidates, ctx: Context, changes: Changes) -> Counts:
-        left, family = macs_left(candidates), self._family(candidates, ctx)
-        found = lowest(family, lambda counts: left(counts) <= share)
-        if found is None:
-            least = np.ceil(1000 * left(family(1.0))) / 1000
-            return self.beyond(f"macs={share:g} cannot be met", f"the least possible is macs={least:g}", changes)
-        return found
+    def _of_macs(self, share: float, fewest: Counts, candidates: Candidates, ctx: Context) -> Counts:
+        left = macs_left(candidates)
+        if left(fewest) > share:
+            least = np.ceil(1000 * left(fewest)) / 1000
+            raise self.beyond(f"macs={share:g} cannot be met", f"the least possible is macs={least:g}")
+        return lowest(self._family(candidates, ctx), lambda counts: left(counts) <= share) or fewest
+
+    def _step(self, ctx: Context) -> int:
+        return self.multiple or (1 if ctx.target is None else channel_multiple(ctx.target))
+
+    def _rounded(self, counts: Counts, ranking: Ranking, ctx: Context) -> Counts:
+        return {name: on_multiples(ranking.by_name[name], n, self._step(ctx)) for name, n in counts.items()}
 
     def _family(self, candidates: Candidates, ctx: Context) -> Family:
         """Counts by level, so rounded that kernels like what is left."""
-        family, ranking = self._exactly(candidates, ctx), candidates.ranking
-        target = 1 if ctx.target is None else channel_multiple(ctx.target)
-
-        def rounded(level: float) -> Counts:
-            counts = family(level).items()
-            return {name: on_multiples(ranking.by_name[name], n, self.multiple or target) for name, n in counts}
-
-        return rounded
-
-    def _exactly(self, candidates: Candidates, ctx: Context) -> Family:
         if self.across == "uniform":
-            return uniform(candidates.ranking)
-        if self.across == "global":
-            return by_score(candidates.ranking, candidates.scores)
-        local: Repair = "local" if self.repair == "layerwise" else self.repair
-        trial = PruneChannels(shares=("*=0",), criterion=self.criterion, repair=local, images=self.images)
-        curves = measured_curves(candidates.graph, candidates.ranking, trial, ctx, self.cache, self.processes)
-        return by_damage(candidates.ranking, curves)
+            family = uniform(candidates.ranking)
+        elif self.across == "global":
+            family = by_score(candidates.ranking, candidates.scores)
+        else:
+            family = by_damage(candidates.ranking, candidates.curves)
+        return lambda level: self._rounded(family(level), candidates.ranking, ctx)
 
     def _given(self, ranking: Ranking) -> Counts:
         """What `shares` says. Raises UsageError for a share that is none, and a layer that there is not."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -13,7 +14,9 @@ import onnx_graphsurgeon as gs
 from lpcc.analysis.groups import ChannelGroups, channel_groups
 from lpcc.graph import clone
 from lpcc.passes.prune.criteria import criterion, normalised
+from lpcc.passes.prune.curves import measured_curves
 from lpcc.passes.prune.mending import Repair, images_used, prune
+from lpcc.passes.prune.portions import Curve
 from lpcc.passes.prune.ranking import Counts, Ranking
 from lpcc.passes.prune.repair import fingerprint
 from lpcc.passes.prune.sharing import unshare
@@ -21,6 +24,8 @@ from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 from lpcc.search import Infeasible
 
 Array = np.ndarray[Any, Any]
+
+_TINY = 1e-30
 
 CriterionName = Literal[
     "reconstruction",
@@ -48,6 +53,23 @@ class Candidates:
     scores: Array
     """Scores that can be compared over layers, (found.count,)."""
     ranking: Ranking
+    measure: Callable[[], Mapping[str, Curve]]
+    """Measures what the groups do to the outputs, each alone."""
+
+    @cached_property
+    def curves(self) -> Mapping[str, Curve]:
+        """The damage of each group, by its name; measured when it is asked for. Empty without images."""
+        return self.measure()
+
+    def damage(self, counts: Counts, curves: Mapping[str, Curve]) -> Mapping[str, float]:
+        """By layer, the damage of its group alone: as measured, or else the share of its scores that goes."""
+        found = {}
+        for group in self.ranking.groups:
+            count, curve, scores = counts.get(group.name, 0), curves.get(group.name), self.scores[group.order]
+            lost = float(scores[:count].sum() / max(scores.sum(), _TINY))
+            if count:
+                found.update(dict.fromkeys(group.layers, lost if curve is None else curve.damage(count)))
+        return found
 
     def gone(self, counts: Counts) -> Array:
         """Which channels go, bool (found.count,)."""
@@ -58,7 +80,11 @@ class Candidates:
 
 @dataclass(frozen=True)
 class Pruning(Pass):
-    """A pass that removes channels. How many of each group go, `counts` says."""
+    """A pass that removes channels. How many of each group go, `counts` says.
+
+    A group that the guard takes back (`Context.returned`) keeps its channels, and no other loses more for it: then the
+    goal is not met, as the budget forbids it. Layers that the user lists in `skip` are never looked at.
+    """
 
     fidelity: ClassVar[Fidelity] = Fidelity.APPROXIMATE
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION})
@@ -74,10 +100,19 @@ class Pruning(Pass):
     processes: Annotated[int, Range(min=0)] = 0
     """Processes that measure at the same time; 0: one for each core. The result does not depend on it."""
     skip: tuple[str, ...] = ()
-    """Names of layers whose outputs keep all channels."""
+    """Names of layers whose outputs keep all channels; ``*`` and ``?`` stand for anything."""
+
+    @property
+    def measures(self) -> bool:
+        """Whether counts depend on measured damage."""
+        return True
 
     @abstractmethod
-    def counts(self, candidates: Candidates, ctx: Context, changes: Changes) -> Counts:
+    def single(self) -> Pass:
+        """What prunes one group alone, by the same criterion: a pass whose option `shares` says how much goes."""
+
+    @abstractmethod
+    def counts(self, candidates: Candidates, ctx: Context) -> Counts:
         """How many channels of each group go.
 
         Raises:
@@ -92,7 +127,8 @@ class Pruning(Pass):
         ranking = candidates.ranking
         for name, reason in ranking.refused.items():
             changes.refuse(name, reason)
-        counts = self.counts(candidates, ctx, changes)
+        back = [group.name for group in ranking.groups if ctx.returned.intersection(group.layers)]
+        counts = {**self.counts(candidates, ctx), **dict.fromkeys(back, 0)}
         channels = ranking.channels(counts)
         if len(channels):
             unshare(graph)
@@ -100,17 +136,16 @@ class Pruning(Pass):
             for group in ranking.groups:
                 for layer in group.layers if counts.get(group.name) else ():
                     changes.done(layer, "channels removed")
+            changes.damage.update(candidates.damage(counts, candidates.curves if self.measures else {}))
+        elif not ctx.returned:
+            whole = graph.name or "graph"
+            changes.refuse(whole, "what is asked takes no channel, in the numbers of them that kernels like")
         return changes
 
-    def beyond(self, what: str, best: str, changes: Changes) -> Mapping[str, int]:
-        """Say that a goal cannot be met: nothing goes where layers are skipped, as by the guard.
-
-        Raises Infeasible where none is.
-        """
-        if not self.skip:
-            raise Infeasible(f"{self.name}: {what}: {best}")
-        changes.refuse("graph", f"{what} is out of reach without the layers in `skip`: {best}")
-        return {}
+    def beyond(self, what: str, best: str) -> Infeasible:
+        """The error of a goal that cannot be met, with the best that can."""
+        without = " without the layers in `skip`" if self.skip else ""
+        return Infeasible(f"{self.name}: {what}{without}: {best}")
 
     def _candidates(self, graph: gs.Graph, ctx: Context) -> Candidates:
         ready = clone(graph)
@@ -120,9 +155,13 @@ class Pruning(Pass):
         data = ctx.calibration
         few = replace(ctx, calibration=None if data is None else images_used(data, self.images))
         key = f"prune: scores {self.criterion} {self.images} {fingerprint(ready)}"
-        scores = ctx.keep(key, lambda: chosen.scores(ready, found, few))
+        scores = np.full(found.count, np.nan)
+        if any(group.pinned is None and group.makers for group in found.groups):
+            scores = ctx.keep(key, lambda: chosen.scores(ready, found, few))
         comparable = scores if chosen.comparable else normalised(scores, found)
-        return Candidates(ready, found, comparable, Ranking.of(found, scores, self.skip))
+        ranking = Ranking.of(found, scores, frozenset(self.skip) - ctx.returned)
+        curves = partial(measured_curves, ready, ranking, self.single(), ctx, self.cache, self.processes)
+        return Candidates(ready, found, comparable, ranking, curves)
 
 
 def pins(found: ChannelGroups) -> str:

@@ -10,14 +10,13 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc.cost.model import Totals
-from lpcc.passes.prune.curves import measured_curves
 from lpcc.passes.prune.multiples import channel_multiple, kept_counts
 from lpcc.passes.prune.portions import Curve
 from lpcc.passes.prune.prices import Prices
 from lpcc.passes.prune.prune_channels import PruneChannels
 from lpcc.passes.prune.pruning import Candidates, Pruning, pins
 from lpcc.passes.prune.ranking import Counts, Ranked
-from lpcc.pipeline import Changes, Context, Need, Range
+from lpcc.pipeline import Changes, Context, Need, Pass, Range
 
 _TINY = 1e-12
 
@@ -64,18 +63,17 @@ class Trim(Pruning):
         """Trim as if all groups were equally sensitive, by the sum of magnitudes."""
         return replace(self, criterion="l1", repair="none").run(graph, replace(ctx, calibration=None))
 
-    def counts(self, candidates: Candidates, ctx: Context, changes: Changes) -> Counts:
+    def single(self) -> Pass:
+        """See the base class."""
+        alike = PruneChannels(shares=("*=0",), criterion=self.criterion, repair=self.repair, images=self.images)
+        return alike.single()
+
+    def counts(self, candidates: Candidates, ctx: Context) -> Counts:
         """See the class."""
         ranking, target = candidates.ranking, ctx.target
         if target is None or not ranking.groups:
-            return self.beyond("no channel of the network can go", pins(candidates.found), changes)
-        trial = PruneChannels(
-            shares=("*=0",),
-            criterion=self.criterion,
-            repair="local" if self.repair == "layerwise" else self.repair,
-            images=self.images,
-        )
-        curves = measured_curves(candidates.graph, ranking, trial, ctx, self.cache, self.processes)
+            raise self.beyond("no channel of the network can go", pins(candidates.found))
+        curves = candidates.curves
         prices = Prices(candidates.graph, candidates.found, target)
         multiple = channel_multiple(target)
         choices = [
@@ -90,7 +88,7 @@ class Trim(Pruning):
             ctx.progress("trim", sum(trimmed.values()), 0)
             better = steps.best(trimmed, goals)
             if better is None:
-                return self.beyond(*goals.said(start, steps.price(trimmed)), changes)
+                raise self.beyond(*goals.said(start, steps.price(trimmed)))
             trimmed = better
         return trimmed
 
