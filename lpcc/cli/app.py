@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from lpcc import __version__
-from lpcc.cli import bench, bisect, diff, emulator, failure, inspect, optimize, passes, retrain, targets
+from lpcc.cli import bench, bisect, diff, emulator, failure, inspect, optimize, passes, retrain, sensitivity, targets
 from lpcc.cli import print as print_command
 
 _INTERRUPTED = 130
@@ -32,6 +32,7 @@ app.command(name="print")(print_command.print_model)
 app.command()(diff.diff)
 app.command()(bench.bench)
 app.command()(passes.passes)
+app.command()(sensitivity.sensitivity)
 app.command()(bisect.bisect)
 app.add_typer(targets.app)
 app.add_typer(emulator.app)

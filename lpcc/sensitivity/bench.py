@@ -40,8 +40,8 @@ class Subject:
     `item` is run on the network of `model` (a serialised ONNX model) with its option `option`, a tuple of texts, set to
     ``layer=choice`` for each layer of an assignment. `images` are arrays by input name, samples first, which it also is
     calibrated with; the outputs are judged on `judged` of them against those of `model` itself. `metrics` are names as
-    `lpcc.quality.parse_metric` takes them, that need no labels. What `item` finds for the assignment `first` (ranges of
-    tensors) it is given time to find before any trial, and may use for all.
+    `lpcc.quality.parse_metric` takes them. What `item` finds for the assignment `first` (ranges of tensors) it is given
+    time to find before any trial, and may use for all.
     """
 
     model: bytes
@@ -53,13 +53,17 @@ class Subject:
     metrics: tuple[str, ...] = ("sqnr", "agreement")
     seed: int = 0
     first: tuple[tuple[str, str], ...] = ()
+    apart: tuple[Mapping[str, Array], Array | None] | None = None
+    """Other images to judge by, in place of the first `judged`, and labels (N,) for metrics that need some."""
 
     @cached_property
     def digest(self) -> str:
         """A name for outcomes that differs where they may differ: model, images, pass, target, versions."""
         found = hashlib.blake2b(digest_size=16)
-        for name in sorted(self.images):
-            array = np.ascontiguousarray(self.images[name])
+        feeds, labels = ({}, None) if self.apart is None else self.apart
+        arrays = [*sorted(self.images.items()), *sorted(feeds.items()), *([] if labels is None else [("", labels)])]
+        for name, value in arrays:
+            array = np.ascontiguousarray(value)
             found.update(f"{name} {array.dtype} {array.shape} ".encode())
             found.update(array.data)
         software = " ".join(f"{name} {version(name)}" for name in ("lpcc", "onnxruntime", "numpy"))
@@ -86,7 +90,10 @@ class Bench:
         reference = Session(model)
         images = Dataset.from_arrays(self.subject.images, inputs=reference.inputs)
         self._context = Context(target=self.subject.target, calibration=images, seed=self.subject.seed)
-        self._batches = list(images.head(self.subject.judged).batches(_BATCH))
+        judged = images.head(self.subject.judged)
+        if self.subject.apart is not None:
+            judged = Dataset.from_arrays(*self.subject.apart, inputs=reference.inputs)
+        self._batches = list(judged.batches(_BATCH))
         self._expected = [self._outputs(reference, place) for place in range(len(self._batches))]
         if self.subject.first:
             self.model(dict(self.subject.first))

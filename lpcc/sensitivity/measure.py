@@ -95,8 +95,12 @@ def _in_parallel(subject: Subject, trials: Sequence[Trial], count: int, done: Ca
         path = Path(folder) / "subject.pickle"
         path.write_bytes(pickle.dumps(subject))
         with ThreadPoolExecutor(count) as pool:
-            for served in [pool.submit(serve, path) for _ in range(count)]:
-                served.result()
+            try:
+                for served in [pool.submit(serve, path) for _ in range(count)]:
+                    served.result()
+            except BaseException:  # the user's Ctrl-C ends up here
+                stop.set()
+                raise
 
 
 class _Worker:

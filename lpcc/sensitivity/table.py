@@ -8,6 +8,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -97,17 +98,23 @@ class Table:
     def write_csv(self, path: Path) -> None:
         """Write all rows; the file appears whole or not at all. Raises UsageError where it cannot be written."""
         names = list(dict.fromkeys(name for row in self.rows for name in row.values))
-        partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with partial.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file, lineterminator="\n")
-                writer.writerow(["base", "layer", "choice", *names])
-                for row in self.rows:
-                    writer.writerow([row.base, row.layer, row.choice, *(repr(row.values[name]) for name in names)])
-            partial.replace(path)
-        except OSError as error:
+        rows = ([row.base, row.layer, row.choice, *(repr(row.values[name]) for name in names)] for row in self.rows)
+        write_rows(path, ["base", "layer", "choice", *names], rows)
+
+
+def write_rows(path: Path, names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a CSV file, whole or not at all. Raises UsageError where it cannot be written."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with partial.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(names)
+            writer.writerows(rows)
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
             partial.unlink(missing_ok=True)
-            raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 class Journal:

@@ -13,7 +13,7 @@ import pytest
 import lpcc
 from lpcc.cli import app
 
-COMMANDS = ("optimize", "inspect", "print", "diff", "bench", "passes", "targets", "bisect", "emulator")
+COMMANDS = ("optimize", "inspect", "print", "diff", "bench", "passes", "targets", "sensitivity", "bisect", "emulator")
 ROOT = str(Path(lpcc.__file__).parents[1])
 BOUND = 0.8
 """CPU seconds; docs/cli.md promises 0.4, the rest is for a busy machine."""
