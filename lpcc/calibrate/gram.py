@@ -49,8 +49,8 @@ class Gram:
 
     def add(self, left: Array, right: Array | None = None) -> None:
         """Add the products of rows a and rows b, as many of the one as of the other."""
-        left = left.reshape(-1, *left.shape[-2:])
-        self._pending.append((left, left if right is None else right.reshape(-1, *right.shape[-2:])))
+        left = _rows(left)
+        self._pending.append((left, left if right is None else _rows(right)))
         self._count += len(left)
         while self._count >= _BLOCK:
             self._take(_BLOCK)
@@ -99,3 +99,8 @@ class Gram:
         self._product += np.matmul(left.transpose(1, 2, 0), right.transpose(1, 0, 2))
         self._sums[0][:] += left.sum(axis=0, dtype=np.float64)
         self._sums[1][:] += right.sum(axis=0, dtype=np.float64)
+
+
+def _rows(values: Array) -> Array:
+    """(..., groups, numbers) as (rows, groups, numbers), of float32 at least: half precision is none to sum up in."""
+    return values.reshape(-1, *values.shape[-2:]).astype(np.result_type(values.dtype, np.float32), copy=False)

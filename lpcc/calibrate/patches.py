@@ -275,14 +275,19 @@ class Reader:
             ModelError: the model cannot run on the batch.
             NoPatches: a tensor has no shape for its view.
         """
-        values = dict(batch.feeds)
-        if self._session is not None:
-            feeds = {spec.name: batch.feeds[spec.name] for spec in self._session.inputs}
-            values.update(self._session.run(feeds, self._outputs))
+        values = self.values(batch)
         return [
             view.rows(values[view.tensor], batch, first, limit)
             for view, limit in zip(self.views, self._limits, strict=True)
         ]
+
+    def values(self, batch: Batch) -> dict[str, Array]:
+        """The tensors that are looked at, and the inputs, by name. Raises ModelError: it cannot run on the batch."""
+        values = dict(batch.feeds)
+        if self._session is not None:
+            feeds = {spec.name: batch.feeds[spec.name] for spec in self._session.inputs}
+            values.update(self._session.run(feeds, self._outputs))
+        return values
 
 
 def read(data: Dataset, *readers: Reader) -> Iterator[tuple[range, list[Array]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +13,7 @@ from lpcc.calibrate.holdout import Feeds
 from lpcc.data import Dataset
 from lpcc.graph import clone
 from lpcc.passes.prune.removal import remove
-from lpcc.passes.prune.repair import readings, refit_biases, refit_layers, refit_readers, sums_of
+from lpcc.passes.prune.repair import by_result, readings, refit_biases, refit_layers, refit_readers, sums_of
 from lpcc.passes.repair.distances import distances
 from lpcc.passes.repair.memory import images_held
 from lpcc.passes.repair.recalibrate_bn import RecalibrateBatchNorm
@@ -105,9 +104,13 @@ def _recalibrated(graph: gs.Graph, data: Dataset, ctx: Context) -> list[str]:
 
 def _apart(data: Dataset, used: Dataset, images: int) -> Feeds:
     """Inputs of the images that were not used, in batches; of all where none was left out."""
-    first = 0 if len(used) == min(len(data), images) else len(used) // _BATCH
-    batches = data.head(min(len(used) + _MOST_APART, images)).batches(_BATCH)
-    return [batch.feeds for place, batch in enumerate(batches) if place >= first]
+    apart, everything, seen = [], [], 0
+    for batch in data.head(min(len(used) + _MOST_APART, images)).batches(min(_BATCH, len(used))):
+        everything.append(batch.feeds)
+        if seen >= len(used):
+            apart.append(batch.feeds)
+        seen += batch.count
+    return apart or everything
 
 
 def _closest(original: gs.Graph, ways: list[_Way], feeds: Feeds) -> _Way:
@@ -118,12 +121,12 @@ def _closest(original: gs.Graph, ways: list[_Way], feeds: Feeds) -> _Way:
 
 def _adopt(graph: gs.Graph, way: _Way) -> None:
     """Give nodes of `graph` the constants that they have in a repaired clone of it."""
-    wanted: Mapping[str, gs.Node] = {edit.label(node): node for node in way.graph.nodes}
-    names: Collection[str] = frozenset(way.layers)
+    wanted = by_result(way.graph)
+    names = frozenset(way.layers)
     with edit.Edit(graph) as e:
         for node in e.nodes:
             if edit.label(node) in names:
-                _take(e, node, wanted[edit.label(node)])
+                _take(e, node, wanted[node.outputs[0].name])
 
 
 def _take(e: edit.Edit, node: gs.Node, other: gs.Node) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -9,15 +10,17 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc.analysis.groups import ChannelGroups, Group
-from lpcc.errors import UsageError
-from lpcc.passes.prune.criteria.base import Criterion
-from lpcc.passes.prune.repair.reading import Reading, Sums, readings, sums_of
+from lpcc.calibrate.patches import NoPatches
+from lpcc.passes.prune.criteria.base import Criterion, said
+from lpcc.passes.prune.repair.reading import Reading, Sums, readings, solved, sums_of
 from lpcc.pipeline import Context, Need
 
 Array = np.ndarray[Any, Any]
 
 _STEPS = 256
 """Times at most that a group is looked at again: of wider ones several channels go at a time."""
+_STRIPE = 512
+"""Rows of a large matrix that are changed at a time."""
 
 
 class Reconstruction(Criterion):
@@ -34,7 +37,8 @@ class Reconstruction(Criterion):
     variance of what the layer makes, and add up over all layers that read the group. The score of a channel is the sum
     of all errors up to its removal: in a group channels go in the order of their scores.
 
-    Needs images. NaN for channels that no layer reads as rows of a matrix (ConvTranspose, weights that are computed).
+    Needs images. NaN for channels that no layer reads as rows of a matrix (ConvTranspose, weights that are computed),
+    or that hold numbers that are not finite.
 
     Raises UsageError where that is so of all.
     """
@@ -52,32 +56,36 @@ class Reconstruction(Criterion):
         groups = [group for group in found.groups if group.pinned is None]
         for done, group in enumerate(groups):
             ctx.progress("order channels", done, len(groups))
-            names = [layer.name for layer in group.readers if layer.name in sums]
-            surgeons = [_Surgeon.of(*layers[name], sums[name], group) for name in names]
+            names = [layer.output for layer in group.readers if layer.output in sums]
+            surgeons = []
+            for name in names:
+                with suppress(NoPatches):
+                    surgeons.append(_Surgeon.of(*layers[name], sums[name], group))
             if surgeons:
                 result[group.channels] = _ordered(surgeons, len(group))
-        if not np.isfinite(result).any():
-            raise UsageError(
-                "criterion `reconstruction`: no layer that reads channels that can go has constant weights to refit: "
-                "choose another criterion, such as `l2`"
-            )
-        return result
+        return said(
+            result,
+            found,
+            "criterion `reconstruction`: no layer that reads channels that can go has constant weights to refit, or "
+            "numbers to fit them to: choose another criterion, such as `l2`",
+        )
 
 
 def _ordered(surgeons: list[_Surgeon], count: int) -> Array:
     """Sum of errors up to the removal of each of `count` channels, of which the cheapest goes next."""
     scores = np.zeros(count)
-    left = np.ones(count, dtype=bool)
+    left = np.arange(count)
     total, at_once = 0.0, -(-count // _STEPS)
-    while left.any():
-        errors = np.sum([surgeon.errors() for surgeon in surgeons], axis=0)
-        errors[~left] = np.inf
-        for channel in np.argsort(errors, kind="stable")[: min(at_once, int(left.sum()))].tolist():
-            total = np.nextafter(total, np.inf) + max(float(errors[channel]), 0.0)  # later ones are never equal
-            scores[channel] = total
-            left[channel] = False
-            for surgeon in surgeons:
-                surgeon.remove(channel)
+    while len(left):
+        errors = np.sum([surgeon.errors(left) for surgeon in surgeons], axis=0)
+        errors = np.where(np.isfinite(errors), np.maximum(errors, 0.0), np.finfo(np.float64).max / count)
+        cheapest = np.argsort(errors, kind="stable")[:at_once]
+        for place in cheapest.tolist():
+            total = float(np.nextafter(total + errors[place], np.inf))  # later ones are never equal
+            scores[left[place]] = total
+        for surgeon in surgeons:
+            surgeon.remove(left[cheapest])
+        left = np.delete(left, cheapest)
     return scores
 
 
@@ -89,31 +97,58 @@ class _Surgeon:
     weights: Array  # groups, depth, outputs
     numbers: Array  # groups, channels, numbers of a row that are of the channel
     share: float
+    alive: Array  # groups, depth: whether a number of a row is still there
 
     @classmethod
     def of(cls, layer: Reading, channels: Array, sums: Sums, group: Group) -> _Surgeon:
-        weights = layer.matrix()
-        made = float(np.einsum("gdo,gde,geo->", weights, sums.gram, weights))
+        """Raises NoPatches where the moments have no inverse."""
+        weights, damped = layer.matrix(), sums.damped()
+        made = float((np.matmul(sums.gram, weights) * weights).sum())
         numbers = np.stack([_numbers(row, group.channels) for row in channels])
-        return cls(np.linalg.inv(sums.damped()), weights, numbers, 1.0 / made if made > 0 else 0.0)
+        inverse = solved(damped, np.broadcast_to(np.eye(damped.shape[1]), damped.shape))
+        return cls(inverse, weights, numbers, 1.0 / made if made > 0 else 0.0, np.ones(channels.shape, dtype=bool))
 
-    def errors(self) -> Array:
-        """What removing each channel next would cost, (channels,); of one that is gone, anything."""
-        total = np.zeros(self.numbers.shape[1])
-        for inverse, weights, numbers in zip(self.inverse, self.weights, self.numbers, strict=True):
+    def errors(self, left: Array) -> Array:
+        """What removing each of the channels `left` next would cost, (left,)."""
+        total = np.zeros(len(left))
+        for inverse, weights, each in zip(self.inverse, self.weights, self.numbers, strict=True):
+            numbers = each[left]
             own = weights[numbers]  # channels, numbers, outputs
             blocks = inverse[numbers[:, :, None], numbers[:, None, :]]
-            blocks = np.where(_gone(blocks), np.eye(numbers.shape[1]), blocks)
-            total += (own * np.linalg.solve(blocks, own)).sum(axis=(1, 2))
+            total += (own * _divided(own, blocks)).sum(axis=(1, 2))
         return total * self.share
 
-    def remove(self, channel: int) -> None:
-        """Take a channel out; what is left of the weights makes the best of it."""
-        for inverse, weights, numbers in zip(self.inverse, self.weights, self.numbers[:, channel], strict=True):
-            gain = np.linalg.solve(inverse[np.ix_(numbers, numbers)], inverse[numbers]).T
-            weights -= gain @ weights[numbers]
-            inverse -= gain @ inverse[numbers]
-            inverse[numbers], inverse[:, numbers], weights[numbers] = 0.0, 0.0, 0.0
+    def remove(self, channels: Array) -> None:
+        """Take channels out; what is left of the weights makes the best of it."""
+        gone = self.numbers[:, channels].reshape(len(self.numbers), -1)
+        for inverse, weights, numbers, alive in zip(self.inverse, self.weights, gone, self.alive, strict=True):
+            rows, own = inverse[numbers], weights[numbers]
+            gain = _divided(rows, rows[:, numbers]).T
+            for first in range(0, len(gain), _STRIPE):
+                stripe = slice(first, first + _STRIPE)
+                weights[stripe] -= gain[stripe] @ own
+                inverse[stripe] -= gain[stripe] @ rows
+            alive[numbers] = False
+        if 2 * self.alive[0].sum() <= len(self.alive[0]):
+            self._shrink()
+
+    def _shrink(self) -> None:
+        """Forget the numbers that are gone, as many in each group."""
+        places = [np.flatnonzero(alive) for alive in self.alive]
+        pairs = list(zip(self.inverse, self.weights, places, strict=True))
+        self.inverse = np.stack([inverse[np.ix_(kept, kept)] for inverse, _, kept in pairs])
+        self.weights = np.stack([weights[kept] for _, weights, kept in pairs])
+        now = np.cumsum(self.alive, axis=1) - 1
+        self.numbers = np.stack([line[numbers] for line, numbers in zip(now, self.numbers, strict=True)])
+        self.alive = np.ones(self.inverse.shape[:2], dtype=bool)
+
+
+def _divided(values: Array, blocks: Array) -> Array:
+    """``blocks^-1 values``; NaN, as of errors that are not known, where a block has no inverse."""
+    try:
+        return np.asarray(np.linalg.solve(blocks, values))
+    except np.linalg.LinAlgError:
+        return np.full_like(values, np.nan)
 
 
 def _numbers(line: Array, channels: Array) -> Array:
@@ -121,8 +156,3 @@ def _numbers(line: Array, channels: Array) -> Array:
     order = np.argsort(line, kind="stable")
     order = order[np.isin(line[order], channels)]
     return np.asarray(order.reshape(len(channels), -1))
-
-
-def _gone(blocks: Array) -> Array:
-    """Whether a block (channels, n, n) is of a channel that went, whose numbers were set to zero."""
-    return np.asarray(np.einsum("ckk->c", blocks) == 0)[:, None, None]

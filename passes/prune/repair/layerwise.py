@@ -26,7 +26,7 @@ from lpcc.calibrate.partial import Walk
 from lpcc.calibrate.patches import NoPatches, Patches, Results
 from lpcc.data import Batch
 from lpcc.graph import to_proto
-from lpcc.passes.prune.repair.reading import Reading, Sums, rows_per_image
+from lpcc.passes.prune.repair.reading import Reading, Sums, by_result, rows_per_image, solved
 from lpcc.pipeline import Context
 
 Array = np.ndarray[Any, Any]
@@ -47,20 +47,22 @@ def refit_layers(
     """Refit the layers of `graph`, which is `original` without `channels`, in order; the names of those refitted.
 
     The images of `batches` go through both networks once. Left as they are: layers whose weights are shared or not
-    constant, and those too wide for the sums.
+    constant, those too wide for the sums, those that read or make numbers that are not finite or a tensor whose first
+    axis does not count the images, and those whose fit is too large for the type of the weights.
 
     Raises:
         ModelError: onnxruntime cannot run one of the networks.
         DataError: a sample turns out to be wrong.
     """
     kept = found.kept(channels)
-    refit = _Refit(original, graph, kept, batches)
-    nodes = {edit.label(node): node for node in graph.nodes}
+    nodes = by_result(graph)
     behind = _behind(original, kept)
-    pairs = [(node, nodes[edit.label(node)]) for node in original.nodes if _reads(node, behind)]
+    pairs = [(node, nodes[node.outputs[0].name]) for node in original.nodes if _reads(node, behind)]
+    refit = _Refit(original, graph, kept, batches, [node for _, node in pairs])
     refitted = []
     for done, (before, node) in enumerate(pairs):
         ctx.progress("refit layers", done, len(pairs))
+        refit.coming.discard(id(node))
         try:
             refit.layer(Reading.of(before), Reading.of(node))
         except NoPatches:
@@ -77,9 +79,12 @@ class _Refit:
         graph: gs.Graph,
         kept: Mapping[str, Mapping[int, Array]],
         batches: Sequence[Batch],
+        layers: Sequence[gs.Node],
     ) -> None:
         self.graph = graph
         self.kept = kept
+        self.coming = {id(node) for node in layers}
+        """Layers of `graph` whose turn is still to come: they must not run before."""
         self.batches = batches
         self.images = sum(batch.count for batch in batches)
         self.wanted = Walk(to_proto(original), [batch.feeds for batch in batches])
@@ -87,7 +92,7 @@ class _Refit:
 
     def layer(self, before: Reading, now: Reading) -> None:
         """Refit one layer. Raises NoPatches where there are no rows, or no sums of them."""
-        branch = _branch(now, self.read, int(self.graph.opset))
+        branch = self._branch(now)
         shared = [] if branch is None else [branch.tensor]
         self.wanted.to(before.target, *shared)
         self.read.to(now.source, *shared)
@@ -97,17 +102,28 @@ class _Refit:
         limit = rows_per_image(window, self.images)
         first = 0
         for batch, target, read in zip(self.batches, self.wanted.held, self.read.held, strict=True):
-            wanted = self._cut(before.target, target[before.target])
-            if branch is not None:
-                lost = self._cut(branch.tensor, target[branch.tensor]) - read[branch.tensor]
-                wanted = wanted + branch.undone(lost)
             rows = patches.rows(read[now.source], batch, first, limit)
-            gram.add(rows)
-            cross.add(rows, results.rows(wanted, batch, first, limit))
+            with np.errstate(invalid="ignore", over="ignore"):
+                wanted = self._wanted(before, branch, target, read)
+                gram.add(rows)
+                cross.add(rows, results.rows(wanted, batch, first, limit))
             first += batch.count
-        if not (np.isfinite(gram.product).all() and np.isfinite(cross.product).all()):
+        with np.errstate(invalid="ignore", over="ignore"):
+            finite = np.isfinite(gram.product).all() and np.isfinite(cross.product).all()
+        if not finite:
             raise NoPatches("it reads or makes numbers that are not finite")
         self._write(now, gram, cross)
+
+    def _wanted(
+        self, before: Reading, branch: _Branch | None, target: Mapping[str, Array], read: Mapping[str, Array]
+    ) -> Array:
+        """What is left of a layer's result in the original network, and what the branch that it is added to lost."""
+        wanted = self._cut(before.target, target[before.target])
+        if branch is None:
+            return wanted
+        now = read[branch.tensor]
+        lost = self._cut(branch.tensor, target[branch.tensor]).astype(np.float32) - now
+        return wanted + branch.undone(lost) if now.shape == wanted.shape else wanted
 
     def _write(self, now: Reading, gram: Gram, cross: Gram) -> None:
         """Solve ``(H + r I) W' = C + r W``: where the images say little, the weights stay what they were."""
@@ -115,12 +131,38 @@ class _Refit:
         moments = gram.centred() if now.takes_bias else gram.mean_product
         damped = Sums(moments, gram.means[0]).damped()
         pull = cross.centred() if now.takes_bias else cross.mean_product
-        fitted = np.linalg.solve(damped, pull + (damped - moments) @ weights)
+        fitted = solved(damped, pull + (damped - moments) @ weights)
         read, wanted = cross.means
         bias = wanted - np.einsum("gd,gdo->go", read, fitted) if now.takes_bias else None
         with edit.Edit(self.graph) as e:
             now.write(e, fitted, bias)
         self.read.model = to_proto(self.graph)
+
+    def _branch(self, layer: Reading) -> _Branch | None:
+        """What the result of a layer is added to, if it is at hand, or follows from that by no layer still to come."""
+        result = layer.node.outputs[0]
+        scale = None
+        reader = self._only_reader(result)
+        if reader is not None and edit.op(reader) == "BatchNormalization":
+            scale = _scale(reader, int(self.graph.opset))
+            if scale is None:
+                return None
+            result = reader.outputs[0]
+            reader = self._only_reader(result)
+        if reader is None or edit.op(reader) != "Add":
+            return None
+        others = [tensor for tensor in reader.inputs if tensor is not result]
+        same = len(others) == 1 and others[0].shape is not None and list(others[0].shape) == list(result.shape or [])
+        if not same or isinstance(others[0], gs.Constant):
+            return None
+        if any(id(node) in self.coming for node in _makers(others[0], self.read.held[0].keys())):
+            return None
+        return _Branch(others[0].name, scale)
+
+    def _only_reader(self, tensor: gs.Tensor) -> gs.Node | None:
+        """The node that reads a tensor, if nobody else does."""
+        alone = len(tensor.outputs) == 1 and all(tensor is not output for output in self.graph.outputs)
+        return tensor.outputs[0] if alone else None
 
     def _cut(self, name: str, values: Array) -> Array:
         """What is left of a tensor of the original network."""
@@ -145,12 +187,22 @@ class _Branch:
         return np.where(tells, values / np.where(tells, scale, 1.0), 0.0).astype(values.dtype)
 
 
+def _scale(norm: gs.Node, opset: int) -> Array | None:
+    """What a batch norm multiplies each channel with; None where that is not constant."""
+    numbers = [edit.const(tensor) for tensor in (norm.inputs[1], norm.inputs[4])]
+    if trains(norm, opset) or any(values is None for values in numbers):
+        return None
+    gamma, variance = (np.asarray(values, dtype=np.float64) for values in numbers)
+    return np.asarray(gamma / np.sqrt(variance + float(edit.attr(norm, "epsilon", 1e-5))))
+
+
 def _behind(graph: gs.Graph, kept: Collection[str]) -> set[str]:
     """Names of the tensors that depend on one that lost channels."""
     found = set(kept)
     for node in graph.nodes:
-        if any(tensor.name in found for tensor in node.inputs):
-            found.update(tensor.name for tensor in node.outputs)
+        inner = [tensor for body in edit.subgraphs(node) for each in edit.nodes(body) for tensor in each.inputs]
+        if any(tensor.name in found for tensor in (*node.inputs, *inner)):
+            found.update(tensor.name for tensor in node.outputs if tensor.name)
     return found
 
 
@@ -158,45 +210,14 @@ def _reads(node: gs.Node, behind: Collection[str]) -> bool:
     return edit.op(node) in _LAYERS and node.inputs[0].name in behind
 
 
-def _branch(layer: Reading, walk: Walk, opset: int) -> _Branch | None:
-    """What the result of a layer is added to, if that is at hand, or follows from what is by no other layer."""
-    result = layer.node.outputs[0]
-    scale = None
-    reader = _only_reader(result)
-    if reader is not None and edit.op(reader) == "BatchNormalization" and not trains(reader, opset):
-        numbers = [edit.const(tensor) for tensor in reader.inputs[1:5]]
-        if any(values is None for values in numbers):
-            return None
-        gamma, _, _, variance = (np.asarray(values, dtype=np.float64) for values in numbers)
-        scale = gamma / np.sqrt(variance + float(edit.attr(reader, "epsilon", 1e-5)))
-        result = reader.outputs[0]
-        reader = _only_reader(result)
-    if reader is None or edit.op(reader) != "Add":
-        return None
-    others = [tensor for tensor in reader.inputs if tensor is not result]
-    same = len(others) == 1 and others[0].shape is not None and list(others[0].shape) == list(result.shape or [])
-    if not same or not _at_hand(others[0], walk):
-        return None
-    return _Branch(others[0].name, scale)
-
-
-def _at_hand(tensor: gs.Tensor, walk: Walk) -> bool:
-    """Whether a tensor is held, or made by operators that are no layers of what is."""
-    held = walk.held[0].keys()
-    return all(edit.op(node) not in _LAYERS for node in _makers(tensor, held))
-
-
 def _makers(tensor: gs.Tensor, held: Collection[str]) -> Iterator[gs.Node]:
     """All nodes that make a tensor from what is held."""
     open_, seen = [tensor], set()
     while open_:
         current = open_.pop()
-        if current.name in held or not current.inputs or id(current) in seen:
+        if current.name in held or not current.inputs or id(current.inputs[0]) in seen:
             continue
-        seen.add(id(current))
-        yield current.inputs[0]
-        open_.extend(current.inputs[0].inputs)
-
-
-def _only_reader(tensor: gs.Tensor) -> gs.Node | None:
-    return tensor.outputs[0] if len(tensor.outputs) == 1 else None
+        maker = current.inputs[0]
+        seen.add(id(maker))
+        yield maker
+        open_.extend(maker.inputs)

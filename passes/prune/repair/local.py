@@ -20,12 +20,13 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.groups import ChannelGroups
-from lpcc.passes.prune.repair.reading import Reading, Sums
+from lpcc.calibrate.patches import NoPatches
+from lpcc.passes.prune.repair.reading import Reading, Sums, by_result, solved
 
 Array = np.ndarray[Any, Any]
 
 Layers = Mapping[str, tuple[Reading, Array]]
-"""By name, layers of the original network, and the channel at each number of a row."""
+"""By the tensor that each makes, layers of the original network, and the channel at each number of a row."""
 
 
 def refit_readers(
@@ -34,7 +35,7 @@ def refit_readers(
     """Give the layers of `graph` that read fewer channels the weights and biases of the least squares fit.
 
     `found`, `layers` and `sums` are of the network before `channels` were removed. Returns the names of the layers that
-    were refitted.
+    were refitted; those stay as they are that are not in `sums`, or whose fit is not finite in the type of the weights.
     """
     return _refit(graph, found, channels, layers, sums, _fitted)
 
@@ -42,8 +43,12 @@ def refit_readers(
 def refit_biases(
     graph: gs.Graph, found: ChannelGroups, channels: Collection[int], layers: Layers, sums: Mapping[str, Sums]
 ) -> list[str]:
-    """Let biases alone make up for what is gone, by its means: ``b' = b + mean(X_gone) W_gone``. Else as above."""
-    return _refit(graph, found, channels, layers, sums, _kept)
+    """Let biases alone make up for what is gone, by its means: ``b' = b + mean(X_gone) W_gone``. Else as above.
+
+    A MatMul has no bias and stays as it is.
+    """
+    biased = {name: layer for name, layer in layers.items() if layer[0].takes_bias}
+    return _refit(graph, found, channels, biased, sums, _kept)
 
 
 def _refit(
@@ -57,7 +62,7 @@ def _refit(
     gone = np.zeros(found.count, dtype=bool)
     gone[np.asarray(list(channels), dtype=np.intp)] = True
     kept = found.kept(channels)
-    nodes = {edit.label(node): node for node in graph.nodes}
+    nodes = by_result(graph)
     refitted = []
     with edit.Edit(graph) as e:
         for name, (before, numbers) in layers.items():
@@ -65,12 +70,15 @@ def _refit(
             if name not in sums or not lost.any():
                 continue
             weights, mean = before.matrix(), sums[name].mean
-            fitted = fit(sums[name], weights, ~lost)
-            left = mean.reshape(-1)[~lost.reshape(-1)].reshape(len(mean), -1)
-            bias = before.bias() + np.einsum("gd,gdo->go", mean, weights) - np.einsum("gd,gdo->go", left, fitted)
             made = outputs_left(kept, before)
-            Reading.of(nodes[name]).write(e, of_outputs(fitted, made), of_outputs(bias[:, None], made)[:, 0])
-            refitted.append(name)
+            try:
+                fitted = fit(sums[name], weights, ~lost)
+                left = mean[~lost].reshape(len(mean), -1)
+                bias = before.bias() + np.einsum("gd,gdo->go", mean, weights) - np.einsum("gd,gdo->go", left, fitted)
+                Reading.of(nodes[name]).write(e, of_outputs(fitted, made), of_outputs(bias[:, None], made)[:, 0])
+            except NoPatches:
+                continue
+            refitted.append(before.name)
     return refitted
 
 
@@ -78,7 +86,8 @@ def outputs_left(kept: Mapping[str, Mapping[int, Array]], layer: Reading) -> Arr
     """Which outputs of a layer are left, bool (groups, outputs)."""
     window = layer.window
     axes = kept.get(layer.target, {})
-    left = axes.get(1 if window.kernel is not None else max(axes, default=0))
+    last = len(layer.node.outputs[0].shape or ()) - 1  # known wherever an axis has channels
+    left = axes.get(last if window.kernel is None else 1)
     if left is None:
         return np.ones((window.groups, window.outputs), dtype=bool)
     return np.asarray(left.reshape(window.groups, window.outputs))
@@ -95,7 +104,7 @@ def _fitted(sums: Sums, weights: Array, left: Array) -> Array:
     damped = sums.damped()
     result = []
     for gram, matrix, rows in zip(damped, weights, left, strict=True):
-        result.append(np.linalg.solve(gram[np.ix_(rows, rows)], gram[rows] @ matrix))
+        result.append(solved(gram[np.ix_(rows, rows)], gram[rows] @ matrix))
     return np.stack(result)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +14,16 @@ import onnx_graphsurgeon as gs
 from lpcc import edit
 from lpcc.analysis.groups import ChannelGroups, Layer
 from lpcc.calibrate.gram import Gram
-from lpcc.calibrate.patches import NoPatches, Patches, Reader, Window, read
+from lpcc.calibrate.patches import NoPatches, Patches, Reader, Window
 from lpcc.data import Dataset
 from lpcc.graph import to_proto
 from lpcc.match import is_float
+from lpcc.passes.normalize.linear import successor
 from lpcc.pipeline import Context
 
 Array = np.ndarray[Any, Any]
 
+_BATCH = 8
 _ROWS = 32
 """Rows for each number of a row: fewer do not tell what the weights of a layer are good for."""
 _LEAST_ROWS = 32768
@@ -41,8 +44,8 @@ class Reading:
         """Read a Conv, Gemm or MatMul.
 
         Raises:
-            NoPatches: weights or bias are not constants of a float type that this node alone reads, or the operator is
-                another or has factors.
+            NoPatches: weights or bias are not finite constants of a float type, other nodes read the weights too, or
+                the operator is another, has factors, or a bias that differs from row to row.
         """
         weight, bias = edit.inp(node, 1), edit.inp(node, 2)
         if not isinstance(weight, gs.Constant) or not is_float(weight.dtype) or isinstance(node.inputs[0], gs.Constant):
@@ -51,9 +54,14 @@ class Reading:
             raise NoPatches("it shares its weights with another layer")
         if bias is not None and not isinstance(bias, gs.Constant):
             raise NoPatches("its bias is not constant")
+        if bias is not None and len(bias.shape) > 1 and bias.shape[0] != 1:
+            raise NoPatches("its bias differs from row to row")
         if edit.op(node) == "Gemm" and edit.attr(node, "alpha", 1.0) != 1.0:
             raise NoPatches("its product has a factor")
-        return cls(node, Window.of(node, weight.shape))
+        window = Window.of(node, weight.shape)
+        if not all(np.isfinite(tensor.values).all() for tensor in (weight, bias) if tensor is not None):
+            raise NoPatches("its weights are not finite")
+        return cls(node, window)
 
     @property
     def name(self) -> str:
@@ -90,22 +98,19 @@ class Reading:
         return np.array(np.broadcast_to(values, (shape[0] * shape[1],)).reshape(shape))
 
     def write(self, e: edit.Edit, matrix: Array, bias: Array | None) -> None:
-        """Let the layer have other weights (groups, depth, outputs) and another bias (groups, outputs)."""
+        """Let the layer have other weights (groups, depth, outputs) and another bias (groups, outputs).
+
+        Raises NoPatches, with nothing changed: they are too large for the type of the weights, or not finite.
+        """
         node = self.node
-        weight = node.inputs[1]
-        values = self.window.weights(matrix, weight.shape).astype(weight.dtype)
-        e.replace_input(node, 1, gs.Constant(weight.name, values))
-        if bias is None or not self.takes_bias:
-            return
-        numbers = bias.reshape(-1).astype(weight.dtype)
-        old = edit.inp(node, 2)
-        if old is None and not numbers.any():
+        weight, old = node.inputs[1], edit.inp(node, 2)
+        values = _narrow(self.window.weights(matrix, weight.shape), weight.dtype)
+        numbers = None if bias is None or not self.takes_bias else _narrow(bias.reshape(-1), weight.dtype)
+        e.replace_input(node, 1, successor(e, weight, values))
+        if numbers is None or (old is None and not numbers.any()):
             return
         node.attrs.pop("beta", None)
-        if old is not None and e.only_user(old) is not None:
-            new = gs.Constant(old.name, numbers)
-        else:
-            new = e.constant(f"{weight.name}_bias", numbers)
+        new = e.constant(f"{weight.name}_bias", numbers) if old is None else successor(e, old, numbers)
         e.replace_input(node, 2, new)
 
     def channels(self, layer: Layer) -> Array | None:
@@ -127,39 +132,65 @@ class Sums:
     gram: Array
     mean: Array
 
+    @property
+    def finite(self) -> bool:
+        """Whether all that was read was finite."""
+        return bool(np.isfinite(self.gram).all() and np.isfinite(self.mean).all())
+
     def damped(self, ridge: float = RIDGE) -> Array:
         """The second moments with `ridge` times their mean added to the diagonal: they can be inverted."""
-        depth = self.gram.shape[1]
-        strength = ridge * np.trace(self.gram, axis1=1, axis2=2) / depth
-        return np.asarray(self.gram + np.where(strength > 0, strength, 1.0)[:, None, None] * np.eye(depth))
+        result: Array = self.gram.astype(np.float64)
+        strength = ridge * np.trace(result, axis1=1, axis2=2) / result.shape[1]
+        diagonal = np.arange(result.shape[1])
+        result[:, diagonal, diagonal] += np.where(strength > 0, strength, 1.0)[:, None]
+        return result
 
 
 def readings(graph: gs.Graph, found: ChannelGroups) -> dict[str, tuple[Reading, Array]]:
-    """By name, the layers that sum over a channel that can go, and the channel at each number of a row.
+    """By the tensor that it makes, each layer that sums over a channel that can go; the channel at each place of a row.
 
-    Layers that cannot be read as a product of rows are left out.
+    Layers that cannot be read as a product of rows are left out. Names of nodes need not differ, names of tensors do.
     """
-    by_name = {edit.label(node): node for node in graph.nodes}
+    nodes = by_result(graph)
     result = {}
     for layer in found.layers:
         if layer.reads is None or not found.free[layer.reads].any():
             continue
         try:
-            reading = Reading.of(by_name[layer.name])
+            reading = Reading.of(nodes[layer.output])
         except NoPatches:
             continue
         channels = reading.channels(layer)
         if channels is not None and channels.shape == (reading.window.groups, reading.window.depth):
-            result[layer.name] = reading, channels
+            result[layer.output] = reading, channels
+    return result
+
+
+def by_result(graph: gs.Graph) -> dict[str, gs.Node]:
+    """The nodes of the main graph by the name of their first output."""
+    return {str(node.outputs[0].name): node for node in graph.nodes if node.outputs}
+
+
+def solved(left: Array, right: Array) -> Array:
+    """``left^-1 right``, (..., n, n) and (..., n, m). Raises NoPatches where that is no finite matrix."""
+    try:
+        with np.errstate(invalid="ignore", over="ignore"):
+            result = np.asarray(np.linalg.solve(left, right))
+    except np.linalg.LinAlgError as error:
+        raise NoPatches("what it reads has no least squares fit") from error
+    if not np.isfinite(result).all():
+        raise NoPatches("what it reads has no finite least squares fit")
     return result
 
 
 def sums_of(graph: gs.Graph, layers: Sequence[Reading], data: Dataset, ctx: Context) -> Mapping[str, Sums]:
-    """By name of a layer, what it reads on the images, in one run of the network; without those too wide to sum up.
+    """By the tensor that a layer makes, what it reads on the images, in one run of the network.
 
-    They are found once in a run of a pipeline, also where the guard or a measurement comes back to the same graph.
+    Without the layers that are too wide to sum up, that read numbers that are not finite, or a tensor whose first axis
+    does not count the images. They are found once in a run of a pipeline, also where the guard or a measurement comes
+    back to the same graph.
     """
-    key = f"prune: sums {len(data)} {[layer.name for layer in layers]} {fingerprint(graph)}"
+    key = f"prune: sums {len(data)} {[layer.target for layer in layers]} {fingerprint(graph)}"
     return ctx.keep(key, lambda: _summed(graph, layers, data, ctx))
 
 
@@ -171,20 +202,29 @@ def fingerprint(graph: gs.Graph) -> str:
 def _summed(graph: gs.Graph, layers: Sequence[Reading], data: Dataset, ctx: Context) -> Mapping[str, Sums]:
     grams: dict[str, Gram] = {}
     for layer in layers:
-        try:
-            grams[layer.name] = Gram(layer.window.groups, layer.window.depth)
-        except NoPatches:
-            continue
-    read_layers = [layer for layer in layers if layer.name in grams]
-    if not read_layers:
+        with suppress(NoPatches):
+            grams[layer.target] = Gram(layer.window.groups, layer.window.depth)
+    summed = [layer for layer in layers if layer.target in grams]
+    if not summed:
         return {}
-    views = [Patches(layer.source, layer.window) for layer in read_layers]
-    reader = Reader(to_proto(graph), views, [rows_per_image(layer.window, len(data)) for layer in read_layers])
-    for numbers, rows in read(data, reader):
-        ctx.progress("what layers read", numbers.stop, len(data))
-        for layer, found in zip(read_layers, rows, strict=True):
-            grams[layer.name].add(found)
-    return {layer.name: _sums(layer, grams[layer.name]) for layer in read_layers}
+    views = [Patches(layer.source, layer.window) for layer in summed]
+    reader = Reader(to_proto(graph), views, 1)
+    first = 0
+    for batch in data.batches(_BATCH):
+        values = reader.values(batch)
+        for layer, view in zip(summed, views, strict=True):
+            if layer.target in grams:
+                limit = rows_per_image(layer.window, len(data))
+                try:
+                    with np.errstate(invalid="ignore", over="ignore"):
+                        grams[layer.target].add(view.rows(values[layer.source], batch, first, limit))
+                except NoPatches:
+                    del grams[layer.target]
+        first += batch.count
+        ctx.progress("what layers read", first, len(data))
+    with np.errstate(invalid="ignore", over="ignore"):
+        found = {layer.target: _sums(layer, grams.pop(layer.target)) for layer in summed if layer.target in grams}
+    return {name: sums for name, sums in found.items() if sums.finite}
 
 
 def rows_per_image(window: Window, images: int) -> int:
@@ -193,4 +233,15 @@ def rows_per_image(window: Window, images: int) -> int:
 
 
 def _sums(layer: Reading, gram: Gram) -> Sums:
-    return Sums(gram.centred() if layer.takes_bias else gram.mean_product, gram.means[0])
+    """In float32, as the products were formed: half the memory, and far below the ridge."""
+    product = gram.centred() if layer.takes_bias else gram.mean_product
+    return Sums(product.astype(np.float32), gram.means[0])
+
+
+def _narrow(values: Array, dtype: Any) -> Array:
+    """Values in the type of the weights. Raises NoPatches if they do not fit."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        narrow = values.astype(dtype)
+    if not np.isfinite(narrow).all():
+        raise NoPatches(f"the weights that fit are too large for {np.dtype(dtype).name}")
+    return narrow
