@@ -32,11 +32,11 @@ _WALK_BYTES = 1 << 29
 """Memory for what two networks are waiting with between two layers, for all images."""
 
 
-def images_used(data: Dataset, most: int) -> Dataset:
-    """The images to measure on, of the first `most`: all but those that are kept apart to judge by."""
+def images_used(data: Dataset, most: int, repair: Repair) -> Dataset:
+    """The images to measure on, of the first `most`: all but those that ``layerwise`` keeps apart to judge by."""
     count = min(len(data), most)
-    apart = min(count // _APART, _MOST_APART)
-    return data.head(count - apart if count <= _BATCH else (count - apart) // _BATCH * _BATCH)
+    apart = min(count // _APART, _MOST_APART) if repair == "layerwise" else 0
+    return data.head(count - apart if count <= _BATCH or not apart else (count - apart) // _BATCH * _BATCH)
 
 
 def prune(
@@ -64,7 +64,7 @@ def prune(
     original = clone(graph)
     layers = readings(original, found)
     data = ctx.calibration
-    used = images_used(data, images)
+    used = images_used(data, images, repair)
     sums = sums_of(original, [layer for layer, _ in layers.values()], used, ctx)
     remove(graph, found, channels)
     if repair == "bias":

@@ -1,7 +1,7 @@
 """How many channels of each group go: alike everywhere, by scores, or by measured damage, until a goal is met.
 
 Each way is a family of counts over a level from 0 to 1 that never falls: at 0 nothing goes, at 1 all but one channel
-of each group, or as many as were measured. A goal picks the lowest level that meets it.
+of each group, whatever damage that does. A goal picks the lowest level that meets it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def by_score(ranking: Ranking, scores: Array) -> Family:
     pool = np.sort(np.concatenate([np.maximum.accumulate(values)[:-1] for values in mine.values()]))
 
     def family(level: float) -> Counts:
-        threshold = pool[min(int(level * len(pool)), len(pool) - 1)] if level < 1 else np.inf
+        threshold = pool[min(int(level * len(pool)), len(pool) - 1)] if level < 1 and len(pool) else np.inf
         return {name: int((np.maximum.accumulate(values)[:-1] < threshold).sum()) for name, values in mine.items()}
 
     return family
@@ -82,7 +82,10 @@ def by_damage(ranking: Ranking, curves: Mapping[str, Curve]) -> Family:
 
 
 def lowest(family: Family, holds: Callable[[Counts], bool]) -> Counts | None:
-    """The counts at the lowest level that holds; None where even the highest does not."""
+    """The counts at the lowest level that holds; None where even the highest does not.
+
+    Where several groups make a step at that level, those that need not, the first ones first, do not.
+    """
     if not holds(family(1.0)):
         return None
     low, high = 0.0, 1.0
@@ -91,7 +94,11 @@ def lowest(family: Family, holds: Callable[[Counts], bool]) -> Counts | None:
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if holds(family(middle)) else (middle, high)
-    return family(high)
+    counts = family(high)
+    for name, fewer in family(low).items():
+        spared = {**counts, name: fewer}
+        counts = spared if holds(spared) else counts
+    return counts
 
 
 def on_multiples(group: Ranked, count: int, multiple: int) -> int:

@@ -153,7 +153,7 @@ class Pruning(Pass):
         found = channel_groups(ready)
         chosen = criterion(self.criterion)
         data = ctx.calibration
-        few = replace(ctx, calibration=None if data is None else images_used(data, self.images))
+        few = replace(ctx, calibration=None if data is None else images_used(data, self.images, self.repair))
         key = f"prune: scores {self.criterion} {self.images} {fingerprint(ready)}"
         scores = np.full(found.count, np.nan)
         if any(group.pinned is None and group.makers for group in found.groups):
