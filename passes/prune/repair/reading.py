@@ -30,6 +30,8 @@ _LEAST_ROWS = 32768
 _PER_IMAGE = (8, 256)
 RIDGE = 1e-3
 """Share of the mean square of what a layer reads by which sums are damped: where they say little, weights stay."""
+_ROUNDING = 1e-5
+"""Share of the squares of means by which centred sums of float32 products may be off, and a little more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,9 +140,13 @@ class Sums:
         return bool(np.isfinite(self.gram).all() and np.isfinite(self.mean).all())
 
     def damped(self, ridge: float = RIDGE) -> Array:
-        """The second moments with `ridge` times their mean added to the diagonal: they can be inverted."""
+        """The second moments with `ridge` times their mean added to the diagonal, or more: they can be inverted.
+
+        Where what is read hardly varies around its means, rounding would else be taken for what varies.
+        """
         result: Array = self.gram.astype(np.float64)
-        strength = ridge * np.trace(result, axis1=1, axis2=2) / result.shape[1]
+        squares = np.trace(result, axis1=1, axis2=2) / result.shape[1]
+        strength = ridge * np.maximum(squares, 0.0) + _ROUNDING * np.square(self.mean).mean(axis=1)
         diagonal = np.arange(result.shape[1])
         result[:, diagonal, diagonal] += np.where(strength > 0, strength, 1.0)[:, None]
         return result

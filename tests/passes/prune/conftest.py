@@ -7,9 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_graphsurgeon as gs
 import pytest
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
+
+from lpcc.analysis.types import annotate
+from lpcc.graph import from_proto
 
 
 class Network:
@@ -321,3 +325,20 @@ class Network:
 def random_network() -> Callable[[Callable[[Any], Any]], onnx.ModelProto]:
     """Function that draws a network by hypothesis."""
     return lambda draw: Network(draw).model()
+
+
+def _network(body: str, opset: int = 17, /, **weights: Any) -> gs.Graph:
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}]> g {body}')
+    for name, values in weights.items():
+        array = np.asarray(values)
+        array = array.astype(np.float32) if array.dtype == np.float64 else array
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    graph = from_proto(model)
+    annotate(graph)
+    return graph
+
+
+@pytest.fixture(scope="session")
+def network() -> Callable[..., gs.Graph]:
+    """Graph with types, of a body in ONNX's text format, an opset, and initialisers by name."""
+    return _network
