@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from lpcc.data import Dataset
+from lpcc.data.source import Block
 from lpcc.errors import UsageError
 from lpcc.graph import to_proto
 from lpcc.pipeline import Context, Pass
 from lpcc.quality import BUILTIN, Metric, class_outputs, drop, evaluate
+from lpcc.runtime import TensorSpec
 from lpcc.sensitivity.bench import Subject
 from lpcc.sensitivity.measure import measure
 from lpcc.sensitivity.table import Table, Values, around, write_rows
@@ -27,6 +29,8 @@ Array = np.ndarray[Any, Any]
 NOTHING = "0"
 """The share at which a layer keeps all of its channels."""
 _IMAGES = 500
+_APART = 4
+"""One image in so many is judged on, and not fitted to."""
 _MOST_VALUES = 1 << 25
 """Of the images, where their number is not given: 128 MiB."""
 
@@ -154,10 +158,12 @@ def survey(
 ) -> Survey:
     """Prune each layer of `graph` alone by each of `shares`, as `item` does, and judge the outputs.
 
-    Both is done on `data`, or judged on `evaluation` where it is given; of each the first `images` (500, fewer where
-    they are large). The metric is by default top1 with labels, else agreement with the network itself, and SQNR for
-    outputs that are no classes. Each group of layers and each number of channels is measured once, in parallel (see
-    `lpcc.sensitivity.measure`); with a folder `cache` a survey that was stopped goes on.
+    The first `images` (500, fewer where they are large) of `data` are for `item` to fit to, and as many of `evaluation`
+    are judged on, or without it the next ones of `data`: at least one in four of those that it has, since what was
+    fitted to images looks better on these than on others. The metric is by default top1 with labels, else agreement
+    with the network itself, and SQNR for outputs that are no classes. Each group of layers and each number of channels
+    is measured once, in parallel (see `lpcc.sensitivity.measure`); with a folder `cache` a survey that was stopped goes
+    on.
 
     Raises:
         UsageError: `item` does not remove channels by layer, a share is none, or the cache cannot be written.
@@ -167,21 +173,30 @@ def survey(
     """
     if not isinstance(item, RemovesShares):
         raise UsageError(f"pass `{item.name}` does not remove channels layer by layer")
-    used = _first(data, images)
-    judged = used if evaluation is None else _first(evaluation, images)
     model = to_proto(graph)
     labelled = evaluation is not None and evaluation.labelled
     metric = metric or _usual(model, labelled=labelled)
     if metric.needs_labels and not labelled:
         raise UsageError(f"metric {metric.name} needs labelled images to judge on: give --eval")
+    used, apart = (
+        _divided(data, images) if evaluation is None else (_stacked(data, images), _stacked(evaluation, images))
+    )
+    inputs = TensorSpec.inputs_of(model)
+    judged = Dataset.from_arrays(apart.arrays, apart.labels, inputs)
     if metric.needs_labels or metric.name not in BUILTIN:
         evaluate(model, judged, metric, model)  # what is wrong with labels or metric shows now
-    found = item.removable(graph, Context(calibration=used, seed=seed, progress=progress), shares)
-    names = tuple(dict.fromkeys(("sqnr", "agreement", metric.name)))
-    feeds, _ = _stacked(used)
-    apart = None if evaluation is None else _stacked(judged)
-    text = model.SerializeToString(deterministic=True)
-    subject = Subject(text, item, "shares", feeds, len(used), metrics=names, seed=seed, apart=apart)
+    fitted = Dataset.from_arrays(used.arrays, inputs=inputs)
+    found = item.removable(graph, Context(calibration=fitted, seed=seed, progress=progress), shares)
+    subject = Subject(
+        model.SerializeToString(deterministic=True),
+        item,
+        "shares",
+        used.arrays,
+        len(used),
+        metrics=tuple(dict.fromkeys(("sqnr", "agreement", metric.name))),
+        seed=seed,
+        apart=(apart.arrays, apart.labels),
+    )
     units = {unit.name: unit for unit in found.units}
     trials = [
         trial
@@ -211,17 +226,25 @@ def _usual(model: onnx.ModelProto, *, labelled: bool) -> Metric:
     return BUILTIN["top1" if labelled else "agreement"]
 
 
-def _first(data: Dataset, count: int | None) -> Dataset:
-    """The samples that are used."""
-    if count is None:
-        one = next(iter(data.head(1).blocks(1))).arrays
-        count = min(_IMAGES, max(2, _MOST_VALUES // max(1, sum(array.size for array in one.values()))))
-    return data.head(count)
+def _divided(data: Dataset, images: int | None) -> tuple[Block, Block]:
+    """The samples to fit to and those to judge by: the same ones where there are less than four."""
+    each = _most(data) if images is None else images
+    whole = _stacked(data, 2 * each)
+    apart = max(len(whole) - each, len(whole) // _APART)
+    start = len(whole) - apart
+    return (whole.part(0, start), whole.part(start, len(whole))) if apart else (whole, whole)
 
 
-def _stacked(data: Dataset) -> tuple[dict[str, Array], Array | None]:
-    """All samples as arrays by input name, and their labels."""
-    blocks = list(data.blocks(len(data)))
-    feeds = {name: np.concatenate([block.arrays[name] for block in blocks]) for name in blocks[0].arrays}
+def _most(data: Dataset) -> int:
+    """How many samples are used of some whose number is not given."""
+    one = next(iter(data.head(1).blocks(1))).arrays
+    return min(_IMAGES, max(2, _MOST_VALUES // max(1, sum(array.size for array in one.values()))))
+
+
+def _stacked(data: Dataset, images: int | None) -> Block:
+    """The first samples in one block."""
+    count = min(len(data), _most(data) if images is None else images)
+    blocks = list(data.head(count).blocks(count))
     labels = [block.labels for block in blocks if block.labels is not None]
-    return feeds, np.concatenate(labels) if labels else None
+    arrays = {name: np.concatenate([block.arrays[name] for block in blocks]) for name in blocks[0].arrays}
+    return Block(arrays, np.concatenate(labels) if labels else None)
