@@ -73,22 +73,27 @@ class Trim(Pruning):
         ranking, target = candidates.ranking, ctx.target
         if target is None or not ranking.groups:
             raise self.beyond("no channel of the network can go", pins(candidates.found))
-        curves = candidates.curves
         prices = Prices(candidates.graph, candidates.found, target)
         multiple = channel_multiple(target)
-        choices = [
-            _Choice(group, curves.get(group.name) or _alike(group), kept_counts(group.group, multiple))
-            for group in ranking.groups
-        ]
-        steps = _Steps(choices, lambda counts: prices.price(candidates.gone(counts)))
-        start = steps.price({})
-        goals = _Goals.of(self, start)
+        alike = _Steps(
+            [_Choice(group, _alike(group), kept_counts(group.group, multiple)) for group in ranking.groups],
+            lambda counts: prices.price(candidates.gone(counts)),
+        )
+        goals = _Goals.of(self, alike.price({}))
+        if goals.excess(alike.price(alike.furthest)) > 0:  # what is out of reach anyway need not be measured first
+            self._walk(alike, goals, ctx)
+        curves = candidates.curves
+        choices = [replace(choice, curve=curves.get(choice.group.name, choice.curve)) for choice in alike.choices]
+        return self._walk(replace(alike, choices=choices), goals, ctx)
+
+    def _walk(self, steps: _Steps, goals: _Goals, ctx: Context) -> Counts:
+        """Step by step to the goals. Raises Infeasible where no step is left before they are met."""
         trimmed: Counts = {}
         while goals.excess(steps.price(trimmed)) > 0:
             ctx.progress("trim", sum(trimmed.values()), 0)
             better = steps.best(trimmed, goals)
             if better is None:
-                raise self.beyond(*goals.said(start, steps.price(trimmed)))
+                raise self.beyond(*goals.said(steps.price(trimmed)))
             trimmed = better
         return trimmed
 
@@ -118,11 +123,11 @@ class _Goals:
         )
         return float(sum(max(0.0, share) for share in over))
 
-    def said(self, start: Totals, best: Totals) -> tuple[str, str]:
+    def said(self, best: Totals) -> tuple[str, str]:
         """In words: what was asked, and the best that was found."""
         asked, found = [], []
         for name, limit in self.limits.items():
-            before, now = getattr(start, name), getattr(best, name)
+            before, now = getattr(self.start, name), getattr(best, name)
             if name == "latency_ms":
                 asked.append(f"speedup={before / limit:g}")
                 found.append(f"speedup={int(100 * before / now) / 100:g} ({before:.3f} -> {now:.3f} ms)")
@@ -148,6 +153,11 @@ class _Steps:
 
     choices: Sequence[_Choice]
     price: Callable[[Counts], Totals]
+
+    @property
+    def furthest(self) -> Counts:
+        """As many channels of each group as may go."""
+        return {choice.group.name: len(choice.group) - choice.kept[0] for choice in self.choices}
 
     def best(self, counts: Counts, goals: _Goals) -> Counts | None:
         """The counts after the step of most gain for its damage; None where no step saves time and brings gain."""
