@@ -19,6 +19,8 @@ Array = np.ndarray[Any, Any]
 
 _STEPS = 256
 """Times at most that a group is looked at again: of wider ones several channels go at a time."""
+_UNKNOWN = 1e6
+"""Error of a channel of which sums that have no inverse say nothing: more than any other, in shares of a signal."""
 _STRIPE = 512
 """Rows of a large matrix that are changed at a time."""
 
@@ -78,7 +80,7 @@ def _ordered(surgeons: list[_Surgeon], count: int) -> Array:
     total, at_once = 0.0, -(-count // _STEPS)
     while len(left):
         errors = np.sum([surgeon.errors(left) for surgeon in surgeons], axis=0)
-        errors = np.where(np.isfinite(errors), np.maximum(errors, 0.0), np.finfo(np.float64).max / count)
+        errors = np.clip(np.nan_to_num(errors, nan=np.inf), 0.0, _UNKNOWN)
         cheapest = np.argsort(errors, kind="stable")[:at_once]
         for place in cheapest.tolist():
             total = float(np.nextafter(total + errors[place], np.inf))  # later ones are never equal

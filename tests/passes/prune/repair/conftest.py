@@ -63,7 +63,7 @@ class Patient:
         return worst
 
 
-def _patient(graph: gs.Graph, tensor: str, places: Sequence[int], axis: int = 1, **images: Array) -> Patient:
+def _admit(graph: gs.Graph, tensor: str, places: Sequence[int], axis: int = 1, **images: Array) -> Patient:
     found = channel_groups(graph)
     channels = found.labels[tensor][axis][list(places)]
     assert found.free[channels].all(), found.reasons
@@ -71,10 +71,17 @@ def _patient(graph: gs.Graph, tensor: str, places: Sequence[int], axis: int = 1,
     return Patient(graph, found, channels, data)
 
 
+class Admission:
+    """Makes patients."""
+
+    of = Patient
+    __call__ = staticmethod(_admit)
+
+
 @pytest.fixture(scope="session")
-def patient() -> Callable[..., Patient]:
+def patient() -> Admission:
     """Of a graph, a tensor and which of its channels go (along an axis), and images by name of the input."""
-    return _patient
+    return Admission()
 
 
 @pytest.fixture(scope="session")
