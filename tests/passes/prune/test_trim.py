@@ -93,10 +93,10 @@ def test_wrong_options():
     with pytest.raises(UsageError, match="give `speedup`, `macs`, `size` or `energy`"):
         Pipeline.parse("trim")
     for text in ("speedup=0.5", "macs=2", "size=-1", "energy=1.1"):
-        with pytest.raises(UsageError, match="option `(speedup|macs|size|energy)` takes a number"):
+        with pytest.raises(UsageError, match=r"option `(speedup|macs|size|energy)` takes a number"):
             Pipeline.parse(f"trim{{{text}}}")
+    data = context(read_model(NETWORK), "x86-avx2").calibration
     with pytest.raises(UsageError, match="needs a target device"):
-        data = context(read_model(NETWORK), "x86-avx2").calibration
         run_pipeline(from_proto(read_model(NETWORK)), [Trim(speedup=2.0)], Context(calibration=data))
 
 
@@ -165,7 +165,7 @@ def test_what_is_cheap_to_lose_goes_first(model):
         if tensor.name in ("w3", "b3", "w4"):
             values = onnx.numpy_helper.to_array(tensor).copy()
             values[::3] = 0
-            tensor.CopyFrom(onnx.numpy_helper.from_array(values, "w3"))
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     left = channels(ran(proto, speedup=1.05)[0])
     assert (left["stem"], left["wide"]) == (32, 32)
     assert channels(ran(model, speedup=1.05)[0])["stem"] == 16
