@@ -111,10 +111,8 @@ def subject_of(graph: gs.Graph, item: Pass, ctx: Context, data: Dataset) -> Subj
 
 def _images(data: Dataset) -> dict[str, Array]:
     """The first images as arrays by input name."""
-    first = next(iter(data.head(1).batches(1))).feeds
+    first = next(iter(data.head(1).blocks(1))).arrays
     values = sum(array.size for array in first.values())
     count = max(1, min(len(data), _MOST_IMAGES, _MOST_VALUES // max(1, values)))
-    batches = [
-        {name: batch.valid(array) for name, array in batch.feeds.items()} for batch in data.head(count).batches(count)
-    ]
-    return {name: np.concatenate([batch[name] for batch in batches]) for name in first}
+    blocks = [block.arrays for block in data.head(count).blocks(count)]
+    return {name: np.concatenate([arrays[name] for arrays in blocks]) for name in first}
