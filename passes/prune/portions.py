@@ -75,7 +75,7 @@ def by_damage(ranking: Ranking, curves: Mapping[str, Curve]) -> Family:
 
     def family(level: float) -> Counts:
         index = int(level * len(pool)) - 1
-        limit = np.inf if level >= 1 else pool[index] if index >= 0 else 0.0
+        limit = np.inf if level >= 1 else float(pool[index]) if index >= 0 else 0.0
         return {name: sum(damage <= limit for damage in damages) - 1 for name, damages in steps.items()}
 
     return family
