@@ -218,7 +218,7 @@ def test_resnet20_in_two_minutes(zoo):
 
     graph = load(zoo.model("cifar10_resnet20_jpegft"))
     run_pipeline(graph, Pipeline.parse("exact"), Context())
-    data = Dataset.from_arrays(zoo.calib("cifar10_resnet20_jpegft", 500))
+    data = Dataset.from_arrays(zoo.calib("cifar10_resnet20_jpegft", 1000))
     start = time.perf_counter()
     result = survey(graph, ITEM, ["0.1", "0.25", "0.5", "0.75", "0.9"], data)
     assert time.perf_counter() - start < 240
