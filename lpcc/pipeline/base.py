@@ -74,9 +74,10 @@ class Changes:
     rewrites: list[Rewrite] = field(default_factory=list)
     refused: list[Refusal] = field(default_factory=list)
     damage: dict[str, float] = field(default_factory=dict)
-    """By layer, the noise at the model's outputs of what was done for it, if nothing else were; where the pass knows.
+    """By layer, the noise at the model's outputs if nothing else had been done than for it; where the pass knows.
 
-    A share of the signal, as `lpcc.quality.noise` says it. The guard goes by it where it has layers go back.
+    As `lpcc.quality.noise_of` counts it; of layers that change together, the first stands for all. The guard goes by it
+    where it has layers go back.
     """
 
     def done(self, node: gs.Node | str, what: str) -> None:

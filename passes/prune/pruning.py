@@ -62,13 +62,14 @@ class Candidates:
         return self.measure()
 
     def damage(self, counts: Counts, curves: Mapping[str, Curve]) -> Mapping[str, float]:
-        """By layer, the damage of its group alone: as measured, or else the share of its scores that goes."""
-        found = {}
+        """By its first layer, the damage of a group alone: as measured, or else the share of its scores that goes."""
+        found: dict[str, float] = {}
         for group in self.ranking.groups:
             count, curve, scores = counts.get(group.name, 0), curves.get(group.name), self.scores[group.order]
             lost = float(scores[:count].sum() / max(scores.sum(), _TINY))
             if count:
-                found.update(dict.fromkeys(group.layers, lost if curve is None else curve.damage(count)))
+                damage = lost if curve is None else curve.damage(count)
+                found[group.layers[0]] = max(damage, found.get(group.layers[0], 0.0))
         return found
 
     def gone(self, counts: Counts) -> Array:
@@ -135,7 +136,7 @@ class Pruning(Pass):
             prune(graph, candidates.found, channels, self.repair, ctx, self.images, changes)
             for group in ranking.groups:
                 for layer in group.layers if counts.get(group.name) else ():
-                    changes.done(layer, "channels removed")
+                    changes.done(layer, "made narrower")
             changes.damage.update(candidates.damage(counts, candidates.curves if self.measures else {}))
         elif not ctx.returned:
             whole = graph.name or "graph"
