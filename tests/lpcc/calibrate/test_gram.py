@@ -50,3 +50,11 @@ def test_nothing_added() -> None:
 def test_too_deep_a_layer() -> None:
     with pytest.raises(NoPatches, match="25088 by 25088 numbers take 4802 MB"):
         Gram(1, 25088)
+
+
+def test_half_precision_is_none_to_sum_up_in() -> None:
+    rows = np.full((4096, 1, 2), 30, dtype=np.float16)
+    gram = Gram(1, 2)
+    gram.add(rows)
+    np.testing.assert_allclose(gram.product, np.full((1, 2, 2), 900.0 * 4096))
+    np.testing.assert_allclose(gram.centred(), 0, atol=1e-6)

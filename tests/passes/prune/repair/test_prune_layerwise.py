@@ -264,3 +264,16 @@ def test_what_comes_out_is_a_model_that_runs(random_network, patient, data):
         session = Session(made)
         for batch in images.batches(2):
             assert all(np.isfinite(value).all() for value in session.run(batch.feeds).values())
+
+
+def test_what_a_subgraph_reads_counts_as_read(network, patient):
+    """A layer behind an If, whose branches read what is behind a loss, is refitted too."""
+    body = """(float[N,2,5,5] x) => (float[N,2,5,5] y)
+    { a = Conv(x, w) r = Relu(a) c = Conv(r, v) g = If<
+        then_branch = one () => (float[N,3,5,5] p) { p = Relu(c) },
+        else_branch = two () => (float[N,3,5,5] q) { q = Sigmoid(c) }>(yes) y = Conv(g, u) }"""
+    graph = network(body, w=twins(4, 2, 1, 1), v=normal(3, 4, 1, 1), u=normal(2, 3, 1, 1), yes=np.array(True))
+    case = patient(graph, "a", [1], x=X)
+    pruned, names = case.layerwise()
+    assert names == ["c", "y"]
+    assert squares(case, pruned) < squares(case, case.cut())
