@@ -25,6 +25,7 @@ from lpcc.calibrate.gram import Gram
 from lpcc.calibrate.partial import Walk
 from lpcc.calibrate.patches import NoPatches, Patches, Results
 from lpcc.data import Batch
+from lpcc.errors import ModelError
 from lpcc.graph import to_proto
 from lpcc.passes.prune.repair.reading import Reading, Sums, by_result, rows_per_image, solved
 from lpcc.pipeline import Context
@@ -48,11 +49,8 @@ def refit_layers(
 
     The images of `batches` go through both networks once. Left as they are: layers whose weights are shared or not
     constant, those too wide for the sums, those that read or make numbers that are not finite or a tensor whose first
-    axis does not count the images, and those whose fit is too large for the type of the weights.
-
-    Raises:
-        ModelError: onnxruntime cannot run one of the networks.
-        DataError: a sample turns out to be wrong.
+    axis does not count the images, those that onnxruntime cannot halt at (a sequence of tensors is waiting there), and
+    those whose fit is too large for the type of the weights.
     """
     kept = found.kept(channels)
     nodes = by_result(graph)
@@ -65,7 +63,7 @@ def refit_layers(
         refit.coming.discard(id(node))
         try:
             refit.layer(Reading.of(before), Reading.of(node))
-        except NoPatches:
+        except (NoPatches, ModelError):
             continue
         refitted.append(edit.label(node))
     ctx.progress("refit layers", len(pairs), len(pairs))
@@ -91,7 +89,12 @@ class _Refit:
         self.read = Walk(to_proto(graph), [batch.feeds for batch in batches])
 
     def layer(self, before: Reading, now: Reading) -> None:
-        """Refit one layer. Raises NoPatches where there are no rows, or no sums of them."""
+        """Refit one layer.
+
+        Raises:
+            NoPatches: there are no rows, or no sums of them.
+            ModelError: onnxruntime cannot run a part of one of the networks.
+        """
         branch = self._branch(now)
         shared = [] if branch is None else [branch.tensor]
         self.wanted.to(before.target, *shared)

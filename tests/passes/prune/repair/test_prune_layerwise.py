@@ -277,3 +277,18 @@ def test_what_a_subgraph_reads_counts_as_read(network, patient):
     pruned, names = case.layerwise()
     assert names == ["c", "y"]
     assert squares(case, pruned) < squares(case, case.cut())
+
+
+def test_layers_that_one_cannot_halt_at_stay(network, patient):
+    """A sequence of tensors waits while they are computed."""
+    body = """(float[N,2,5,5] x) => (float[N,2,5,5] y)
+    { a = Conv(x, w) r = Relu(a) c = Conv(r, v) s = SequenceConstruct(c, c) p = SequenceAt(s, zero) k = Conv(p, n)
+      t = Relu(k) q = SequenceAt(s, one) e = Add(t, q) y = Conv(e, u) }"""
+    graph = network(
+        body, w=twins(4, 2, 1, 1), v=normal(3, 4, 1, 1), n=normal(3, 3, 1, 1), u=normal(2, 3, 1, 1), zero=np.array(0),
+        one=np.array(1),
+    )  # fmt: skip
+    case = patient(graph, "a", [1], x=X)
+    pruned, names = case.layerwise()
+    assert names[0] == "c"
+    assert squares(case, pruned) < squares(case, case.cut())
