@@ -8,12 +8,15 @@ from typing import get_args
 import numpy as np
 import onnx
 import pytest
+from hypothesis import HealthCheck, event, given, settings
+from hypothesis import strategies as st
 
 from lpcc.analysis.macs import macs
 from lpcc.analysis.shapes import bind
 from lpcc.analysis.types import annotate
 from lpcc.data import Dataset
-from lpcc.errors import UsageError
+from lpcc.equality import interface_change
+from lpcc.errors import LpccError, UsageError
 from lpcc.graph import from_proto, load, to_proto
 from lpcc.passes import PruneChannels
 from lpcc.passes.prune.criteria import CRITERIA
@@ -397,3 +400,30 @@ class TestZoo:
             kept[how] = float((found == expected).mean())
         uniform, better = kept.values()
         assert better >= uniform + 0.05
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_random_networks(data, random_network):
+    """Whatever ties channels together: a valid network of the same interface that is no larger, or a clear answer."""
+    found = random_network(data.draw)
+    criterion = data.draw(st.sampled_from(("reconstruction", "l1", "energy", "geometric-median")))
+    repair = data.draw(st.sampled_from(("none", "bias", "local", "layerwise")))
+    x = np.random.default_rng(0).standard_normal((24, 3, 4, 4)).astype(np.float32)
+    ctx = Context(calibration=Dataset.from_arrays({"x": x}, inputs=TensorSpec.inputs_of(found)))
+    graph = from_proto(found)
+    goal = data.draw(st.sampled_from(("ratio=0.4 across=uniform", "ratio=0.3 across=global", "ratio=0.3")))
+    items = Pipeline.parse(f"exact,prune-channels{{{goal} criterion={criterion} repair={repair} processes=1}}")
+    try:
+        run_pipeline(graph, items, ctx)
+    except LpccError as error:
+        answers = {Infeasible: "no channel of the network can go", UsageError: "choose another criterion"}
+        event(answers[type(error)])
+        return
+    result = to_proto(graph)
+    onnx.checker.check_model(result, full_check=True)
+    assert interface_change(found, result) is None
+    assert work(result) <= work(found)
+    outputs = Session(result).run({"x": x[:2]})
+    expected = Session(found).run({"x": x[:2]})
+    assert {name: array.shape for name, array in outputs.items()} == {n: array.shape for n, array in expected.items()}
