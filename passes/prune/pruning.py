@@ -129,7 +129,9 @@ class Pruning(Pass):
         for name, reason in ranking.refused.items():
             changes.refuse(name, reason)
         back = [group.name for group in ranking.groups if ctx.returned.intersection(group.layers)]
-        counts = {**self.counts(candidates, ctx), **dict.fromkeys(back, 0)}
+        own = replace(self, skip=tuple(layer for layer in self.skip if layer not in ctx.returned))
+        key = f"prune: counts {own} {ctx.calibration is None} {fingerprint(candidates.graph)}"
+        counts = {**ctx.keep(key, lambda: self.counts(candidates, ctx)), **dict.fromkeys(back, 0)}
         channels = ranking.channels(counts)
         if len(channels):
             unshare(graph)
