@@ -55,6 +55,13 @@ class Gram:
         while self._count >= _BLOCK:
             self._take(_BLOCK)
 
+    def join(self, other: Gram) -> None:
+        """Add all that another one of the same sizes has summed up."""
+        self._product += other.product
+        for mine, others in zip(self._sums, other._sums, strict=True):
+            mine += others
+        self.rows += other.rows
+
     @property
     def product(self) -> Array:
         """``sum a^T b``, float64 (groups, left, right)."""

@@ -21,6 +21,7 @@ Family = Callable[[float], Counts]
 """From a level to how many channels of each group go."""
 
 _HALVINGS = 30
+_TINY = 1e-12
 
 
 def uniform(ranking: Ranking) -> Family:
@@ -63,20 +64,37 @@ class Curve:
         """Damage at a count; infinite beyond the last one that was measured."""
         return float(np.interp(count, self.counts, self.damages)) if count <= self.counts[-1] else np.inf
 
+    def slopes(self, size: int) -> Array:
+        """What each of the first ``size - 1`` channels adds to the damage, (size - 1,), never falling.
 
-def by_damage(ranking: Ranking, curves: Mapping[str, Curve]) -> Family:
-    """Of each group as many as do no more than one damage, when they alone go; the level is its rank among all.
+        Between counts that were measured it changes gradually; of what was not measured, or broke, it is infinite.
+        """
+        counts, damages = np.asarray(self.counts, dtype=float), np.asarray(self.damages)
+        known = np.isfinite(damages)
+        counts, damages = counts[known], damages[known]
+        if len(counts) < 2:
+            return np.full(size - 1, np.inf)
+        steps = np.maximum.accumulate(np.diff(damages) / np.diff(counts))
+        found = np.interp(np.arange(1, size) - 0.5, (counts[1:] + counts[:-1]) / 2, steps)
+        return np.where(np.arange(1, size) <= counts[-1], found, np.inf)
 
-    Layers that a network is sensitive to lose less (Li et al. 2017, arXiv 1608.08710, section 3.2; Han et al. 2015,
-    arXiv 1506.02626, do so for weights).
+
+def by_damage(ranking: Ranking, curves: Mapping[str, Curve], worth: Mapping[str, float]) -> Family:
+    """Of each group as many as do no more damage, for what they are worth, than one more channel would do elsewhere.
+
+    With D(n) the damage of a group that alone loses n channels and w what each of these saves (`worth`, by name of the
+    group), the n-th costs ``(D(n) - D(n - 1)) / w``, smoothed over the counts that were measured and never falling. All
+    channels go that cost no more than one limit, as a Lagrange multiplier demands; the level is its rank among all.
     """
-    steps = {group.name: [curves[group.name].damage(count) for count in range(len(group))] for group in ranking.groups}
-    pool = np.sort([damage for damages in steps.values() for damage in damages[1:] if np.isfinite(damage)])
+    prices = {
+        group.name: curves[group.name].slopes(len(group)) / max(worth[group.name], _TINY) for group in ranking.groups
+    }
+    pool = np.sort(np.concatenate([found[np.isfinite(found)] for found in prices.values()]))
 
     def family(level: float) -> Counts:
         index = int(level * len(pool)) - 1
-        limit = np.inf if level >= 1 else float(pool[index]) if index >= 0 else 0.0
-        return {name: sum(damage <= limit for damage in damages) - 1 for name, damages in steps.items()}
+        limit = np.inf if level >= 1 else float(pool[index]) if index >= 0 else -np.inf
+        return {name: int((found <= limit).sum()) for name, found in prices.items()}
 
     return family
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -38,8 +38,9 @@ class PruneChannels(Pruning):
 
     * ``uniform``: the same share of each group (Li et al. 2017, arXiv 1608.08710);
     * ``global``: the lowest scores of all, once they can be compared (Molchanov et al. 2017, arXiv 1611.06440);
-    * ``sensitivity``: as much of each group as does one and the same damage to the outputs when it alone is pruned,
-      measured on calibration images.
+    * ``sensitivity``: of each group as many as cost less damage, for the multiply-accumulates that they save, than one
+      more channel of another would. The damage that each does when it alone is pruned is measured on calibration
+      images, as in Li et al. 2017, section 3.2.
 
     Then the layers that read what is left are mended without training (`lpcc.passes.prune.repair`): ``layerwise`` fits
     all layers in order to what they made before (He, Zhang and Sun 2017, arXiv 1707.06168), and where batch norms are
@@ -145,8 +146,15 @@ class PruneChannels(Pruning):
         elif self.across == "global":
             family = by_score(candidates.ranking, candidates.scores)
         else:
-            family = by_damage(candidates.ranking, candidates.curves)
+            family = by_damage(candidates.ranking, candidates.curves, self._worth(candidates))
         return lambda level: self._rounded(family(level), candidates.ranking, ctx)
+
+    def _worth(self, candidates: Candidates) -> Mapping[str, float]:
+        """What one channel of each group saves, by its name: multiply-accumulates, or just a channel."""
+        if self.macs is None:
+            return dict.fromkeys(candidates.ranking.by_name, 1.0)
+        left = macs_left(candidates)
+        return {group.name: 1.0 - left({group.name: 1}) for group in candidates.ranking.groups if len(group) > 1}
 
     def _given(self, ranking: Ranking) -> Counts:
         """What `shares` says. Raises UsageError for a share that is none, and a layer that there is not."""
@@ -166,10 +174,10 @@ class PruneChannels(Pruning):
 def macs_left(candidates: Candidates) -> Callable[[Counts], float]:
     """What share of a network's multiply-accumulates is left when so many channels of each group go."""
     whole = sum(macs(candidates.graph, bind(candidates.graph)).values())
-    known: dict[tuple[int, ...], float] = {}
+    known: dict[tuple[tuple[str, int], ...], float] = {}
 
     def left(counts: Counts) -> float:
-        key = tuple(counts.values())
+        key = tuple(counts.items())
         if key not in known:
             trial = clone(candidates.graph)
             remove(trial, candidates.found, candidates.ranking.channels(counts))

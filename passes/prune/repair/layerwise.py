@@ -5,9 +5,11 @@ rows and Y those, weights and bias minimise
 
     || X' W' + b' - (Y + (S - S')) ||^2
 
-over the outputs that are left. Where the result is added to a branch that is there already, S is that branch in the
-original and S' in the pruned network: the layer makes good what the branch has lost. So He, Zhang and Sun, Channel
-pruning for accelerating very deep neural networks (2017, arXiv 1707.06168), section 3.3, treat residual blocks.
+over the outputs that are left, with a ridge towards the weights as they are. How strong it is, one image in four tells,
+layer by layer: the fit of the other three must do best on these, and better than no fit. Where the result is added to a
+branch that is there already, S is that branch in the original and S' in the pruned network: the layer makes good what
+the branch has lost. So He, Zhang and Sun, Channel pruning for accelerating very deep neural networks (2017, arXiv
+1707.06168), section 3.3, treat residual blocks.
 """
 
 from __future__ import annotations
@@ -21,18 +23,20 @@ import onnx_graphsurgeon as gs
 from lpcc import edit
 from lpcc.analysis.groups import ChannelGroups
 from lpcc.analysis.purity import trains
-from lpcc.calibrate.gram import Gram
 from lpcc.calibrate.partial import Walk
 from lpcc.calibrate.patches import NoPatches, Patches, Results
 from lpcc.data import Batch
 from lpcc.errors import ModelError
 from lpcc.graph import to_proto
-from lpcc.passes.prune.repair.reading import Reading, Sums, by_result, rows_per_image, solved
+from lpcc.passes.prune.repair.pairs import Pairs, best_fit
+from lpcc.passes.prune.repair.reading import Reading, by_result, rows_per_image
 from lpcc.pipeline import Context
 
 Array = np.ndarray[Any, Any]
 
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_APART = 4
+"""One image in so many tells which fit is best."""
 _SMALL = 1e-2
 """Share of the largest scale of a batch norm below which its channel says too little to make a branch's loss good."""
 
@@ -100,22 +104,24 @@ class _Refit:
         self.wanted.to(before.target, *shared)
         self.read.to(now.source, *shared)
         window = now.window
-        gram, cross = Gram(window.groups, window.depth), Gram(window.groups, window.depth, window.outputs)
+        fit, check = Pairs(window), Pairs(window)
         patches, results = Patches(now.source, window), Results(now.target, window)
         limit = rows_per_image(window, self.images)
         first = 0
         for batch, target, read in zip(self.batches, self.wanted.held, self.read.held, strict=True):
             rows = patches.rows(read[now.source], batch, first, limit)
+            apart = np.arange(first, first + batch.count) % _APART == _APART - 1
             with np.errstate(invalid="ignore", over="ignore"):
-                wanted = self._wanted(before, branch, target, read)
-                gram.add(rows)
-                cross.add(rows, results.rows(wanted, batch, first, limit))
+                wanted = results.rows(self._wanted(before, branch, target, read), batch, first, limit)
+                fit.add(rows[~apart], wanted[~apart])
+                check.add(rows[apart], wanted[apart])
             first += batch.count
-        with np.errstate(invalid="ignore", over="ignore"):
-            finite = np.isfinite(gram.product).all() and np.isfinite(cross.product).all()
-        if not finite:
+        if not (fit.finite and check.finite):
             raise NoPatches("it reads or makes numbers that are not finite")
-        self._write(now, gram, cross)
+        fitted, bias = best_fit(now, fit, check)
+        with edit.Edit(self.graph) as e:
+            now.write(e, fitted, bias if now.takes_bias else None)
+        self.read.model = to_proto(self.graph)
 
     def _wanted(
         self, before: Reading, branch: _Branch | None, target: Mapping[str, Array], read: Mapping[str, Array]
@@ -127,19 +133,6 @@ class _Refit:
         now = read[branch.tensor]
         lost = self._cut(branch.tensor, target[branch.tensor]).astype(np.float32) - now
         return wanted + branch.undone(lost) if now.shape == wanted.shape else wanted
-
-    def _write(self, now: Reading, gram: Gram, cross: Gram) -> None:
-        """Solve ``(H + r I) W' = C + r W``: where the images say little, the weights stay what they were."""
-        weights = now.matrix()
-        moments = gram.centred() if now.takes_bias else gram.mean_product
-        damped = Sums(moments, gram.means[0]).damped()
-        pull = cross.centred() if now.takes_bias else cross.mean_product
-        fitted = solved(damped, pull + (damped - moments) @ weights)
-        read, wanted = cross.means
-        bias = wanted - np.einsum("gd,gdo->go", read, fitted) if now.takes_bias else None
-        with edit.Edit(self.graph) as e:
-            now.write(e, fitted, bias)
-        self.read.model = to_proto(self.graph)
 
     def _branch(self, layer: Reading) -> _Branch | None:
         """What the result of a layer is added to, if it is at hand, or follows from that by no layer still to come."""

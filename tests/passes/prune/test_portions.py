@@ -42,7 +42,9 @@ def families(draw):
             ordered = np.concatenate([np.sort(np.array(scores)[group.order]) for group in ranking.groups])
             return ranking, by_score(ranking, ordered)
         case _:
-            return ranking, by_damage(ranking, {group.name: draw(curves(len(group))) for group in ranking.groups})
+            worth = {group.name: draw(st.floats(0, 2)) for group in ranking.groups}
+            found = {group.name: draw(curves(len(group))) for group in ranking.groups}
+            return ranking, by_damage(ranking, found, worth)
 
 
 @st.composite
@@ -120,16 +122,28 @@ def test_curves():
     assert [broken.damage(count) for count in (0, 1, 2, 3, 4)] == [0.0, *[math.inf] * 4]
 
 
-def test_equal_damage_everywhere():
+def test_equal_damage_for_the_same_worth():
     ranking = ranking_of(5, 5)
     steep, flat = Curve.through({0: 0.0, 4: 4.0}), Curve.through({0: 0.0, 4: 0.4})
-    family = by_damage(ranking, {"g0": steep, "g1": flat})
+    alike = {"g0": 1.0, "g1": 1.0}
+    family = by_damage(ranking, {"g0": steep, "g1": flat}, alike)
     assert family(0.0) == {"g0": 0, "g1": 0}
     assert family(0.5) == {"g0": 0, "g1": 4}
-    assert family(0.7) == {"g0": 1, "g1": 4}
     assert family(1.0) == {"g0": 4, "g1": 4}
-    free = by_damage(ranking, {"g0": Curve.through({0: 0.0, 4: 0.0}), "g1": steep})
-    assert free(0.0) == {"g0": 4, "g1": 0}  # what does no damage goes anyway
+    dear = by_damage(ranking, {"g0": steep, "g1": flat}, {"g0": 100.0, "g1": 1.0})
+    assert dear(0.5) == {"g0": 4, "g1": 0}  # what saves more may do more damage
+
+
+def test_channels_cost_more_the_more_have_gone():
+    bent = Curve.through({0: 0.0, 2: 0.0, 4: 2.0, 6: 2.0, 8: math.inf})
+    slopes = bent.slopes(9)
+    assert (np.diff(slopes[:6]) >= 0).all()
+    assert slopes[0] == 0
+    assert slopes[:6].sum() > 2
+    assert np.isinf(slopes[6:]).all()
+    assert np.isinf(Curve.through({0: 0.0, 3: math.inf}).slopes(4)).all()
+    family = by_damage(ranking_of(9, 9), {"g0": bent, "g1": Curve.through({0: 0.0, 8: 2.0})}, {"g0": 1.0, "g1": 1.0})
+    assert 0 < family(0.5)["g0"] < 6
 
 
 def test_the_lowest_level_that_will_do():
