@@ -243,7 +243,7 @@ def _runnable(job: Job) -> list[Pass]:
     if made_up and not job.has_grounds:
         job.notes.append(
             "stays in float: without images (--calib), and without batch norms or limited activations, whose ranges "
-            "would stand in for them, nobody can tell what quantisation costs"
+            "would stand in for them, nobody can tell what approximate passes cost"
         )
         return []
     return passes
