@@ -21,6 +21,8 @@ Family = Callable[[float], Counts]
 """From a level to how many channels of each group go."""
 
 _HALVINGS = 30
+_PARTS = 64
+"""Lower levels at which is looked for counts to go back to."""
 _TINY = 1e-12
 
 
@@ -102,20 +104,29 @@ def by_damage(ranking: Ranking, curves: Mapping[str, Curve], worth: Mapping[str,
 def lowest(family: Family, holds: Callable[[Counts], bool]) -> Counts | None:
     """The counts at the lowest level that holds; None where even the highest does not.
 
-    Where several groups make a step at that level, those that need not, the first ones first, do not.
+    Where many groups take a long step at one level, as to the next multiple, more goes than need be: then groups go
+    back in turns, a step each, as long as it holds.
     """
     if not holds(family(1.0)):
         return None
-    low, high = 0.0, 1.0
     if holds(family(0.0)):
         return family(0.0)
+    low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         low, high = (low, middle) if holds(family(middle)) else (middle, high)
     counts = family(high)
-    for name, fewer in family(low).items():
-        spared = {**counts, name: fewer}
-        counts = spared if holds(spared) else counts
+    lower = [family(high * part / _PARTS) for part in range(_PARTS)]
+    steps = {name: sorted({found[name] for found in lower if found[name] < count}) for name, count in counts.items()}
+    while any(steps.values()):
+        for name in steps:
+            if not steps[name]:
+                continue
+            spared = {**counts, name: steps[name].pop()}
+            if holds(spared):
+                counts = spared
+            else:
+                steps[name] = []
     return counts
 
 
