@@ -23,6 +23,8 @@ import pytest
 
 from lpcc import Pipeline
 from lpcc.cli.app import run
+from lpcc.passes.prune import PruneChannels, Trim
+from lpcc.passes.prune.criteria import CRITERIA
 from lpcc.testing import parse_case
 from lpcc.train.recipe import Recipe
 
@@ -138,6 +140,21 @@ def test_training(workspace: Path, capsys: pytest.CaptureFixture[str], monkeypat
     student = ["net.int4.onnx", "--teacher", "net.onnx", "--train", "calib.npz", "--preprocess", "preprocess.toml"]
     assert run(["retrain", *student, "--trainer", "mine:train", "--epochs", "1", "-o", "own.onnx"]) == 0
     assert (workspace / "own.onnx").exists()
+
+
+def test_pruning(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = [arguments for program, *arguments in commands("docs/pruning.md") if program == "lpcc"]
+    for arguments in ran:
+        assert run(arguments) == 0, f"lpcc {shlex.join(arguments)}: {capsys.readouterr().err}"
+    assert len(ran) >= 3
+
+
+def test_every_option_of_pruning_is_on_the_page() -> None:
+    page = (ROOT / "docs" / "pruning.md").read_text()
+    for option in (*fields(PruneChannels), *fields(Trim)):
+        assert re.search(rf"[`{{ ]{option.name}[`=]", page), option.name
+    for criterion in CRITERIA:
+        assert f"`{criterion.name}`" in page
 
 
 def test_every_option_of_training_is_on_the_page() -> None:
