@@ -70,7 +70,10 @@ READY = (
     "freeze-inputs,lift-constants,fold-constants,resolve-shapes,fold-constants,resolve-shapes,remove-noops,dce,cse,dce"
 )
 """Shapes folded, batch norms not: they are of use in training, and to some criteria."""
-DISTILL = "prune-channels{macs=%s multiple=1},distill{epochs=10 batch=32 learning-rate=0.002 flip=%s crop=2 loss=%s}"
+DISTILL = (
+    "prune-channels{macs=%s multiple=1},"
+    "distill{epochs=10 batch=32 learning-rate=0.002 average=0.999 flip=true crop=2 loss=%s}"
+)
 ASKED = {(RESNET, "0.7", "free"): 6.0, (VGG, "0.5", "free"): 1.0, (RESNET, "0.5", "distill"): 1.5}
 ASKED |= {(VGG, "0.25", "distill"): 1.0}
 """Points of top-1 that may be lost."""
@@ -186,11 +189,11 @@ def criteria(_: argparse.Namespace) -> Iterator[str]:
 
 def distill(asked: argparse.Namespace) -> Iterator[str]:
     """With training."""
-    for name, shares, flip in ((RESNET, ("0.5",), "true"), (VGG, ("0.25",), "true")):
+    for name, shares in ((RESNET, ("0.5",)), (VGG, ("0.25",))):
         case = Case(name, READY, 10_000)
         yield f"\n`{name}`: top-1 {case.top1:.2f}\n\n{HEAD}"
         for share in shares:
-            text = DISTILL % (share, flip, asked.loss)
+            text = DISTILL % (share, asked.loss)
             yield case.row(text, case.context(train=10_000), ASKED[name, share, "distill"])[0]
 
 
