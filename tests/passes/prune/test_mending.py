@@ -89,9 +89,7 @@ def test_what_was_done_is_said(net, monkeypatch):
         rewrites = pruned(graph, repair, data_of(graph))[1].rewrites
         assert {rewrite.what for rewrite in rewrites} == {what}
         mended = {rewrite.node for rewrite in rewrites}
-        assert (
-            mended & {"c", "d", "y"} if repair == "layerwise" else {"c", "d", "y"} <= mended
-        )
+        assert mended & {"c", "d", "y"} if repair == "layerwise" else {"c", "d", "y"} <= mended
 
 
 def test_without_images_nothing_is_mended(net):

@@ -40,7 +40,7 @@ def test_scores_are_numbers_from_zero(random_network, criterion, data):
     try:
         scores = criterion.scores(graph, found, ctx)
     except UsageError:
-        assert criterion.name in ("bn-scale", "apoz", "energy")
+        assert criterion.name in ("bn-scale", "apoz", "energy", "nisp")  # nothing of a free channel reaches an output
         return
     assert scores.shape == (found.count,)
     assert scores.dtype == np.float64
