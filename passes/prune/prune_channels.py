@@ -154,7 +154,8 @@ class PruneChannels(Pruning):
         if self.macs is None:
             return dict.fromkeys(candidates.ranking.by_name, 1.0)
         left = macs_left(candidates)
-        return {group.name: 1.0 - left({group.name: 1}) for group in candidates.ranking.groups if len(group) > 1}
+        groups = candidates.ranking.groups  # of a group of one channel none goes
+        return {group.name: 1.0 - left({group.name: 1}) if len(group) > 1 else 1.0 for group in groups}
 
     def _given(self, ranking: Ranking) -> Counts:
         """What `shares` says. Raises UsageError for a share that is none, and a layer that there is not."""
