@@ -81,22 +81,30 @@ class Curve:
         return np.where(np.arange(1, size) <= counts[-1], found, np.inf)
 
 
-def by_damage(ranking: Ranking, curves: Mapping[str, Curve], worth: Mapping[str, float]) -> Family:
-    """Of each group as many as do no more damage, for what they are worth, than one more channel would do elsewhere.
+def by_damage(ranking: Ranking, curves: Mapping[str, Curve], worth: Mapping[str, float], multiple: int = 1) -> Family:
+    """Of each group as many as do no more damage, for what they are worth, than one more step would do elsewhere.
 
     With D(n) the damage of a group that alone loses n channels and w what each of these saves (`worth`, by name of the
-    group), the n-th costs ``(D(n) - D(n - 1)) / w``, smoothed over the counts that were measured and never falling. All
-    channels go that cost no more than one limit, as a Lagrange multiplier demands; the level is its rank among all.
+    group), a step from n to n' costs ``(D(n') - D(n)) / (w (n' - n))``, D smoothed over the counts that were measured,
+    its slope never falling. All steps are made that cost no more than one limit, as a Lagrange multiplier
+    demands; the level is its rank among all. Steps are from one number of channels that suits kernels to the next
+    (`kept_counts` of `multiple`).
     """
-    prices = {
-        group.name: curves[group.name].slopes(len(group)) / max(worth[group.name], _TINY) for group in ranking.groups
-    }
+    counts, prices = {}, {}
+    for group in ranking.groups:
+        size = len(group)
+        counts[group.name] = [size - kept for kept in reversed(kept_counts(group.group, multiple))]
+        damages = np.concatenate([[0.0], np.cumsum(curves[group.name].slopes(size))])[counts[group.name]]
+        with np.errstate(invalid="ignore"):  # beyond what was measured: infinite less infinite
+            steps = np.diff(damages) / np.diff(counts[group.name])
+        steps = np.where(np.isnan(steps), np.inf, steps)
+        prices[group.name] = np.maximum.accumulate(steps) / max(worth[group.name], _TINY)
     pool = np.sort(np.concatenate([found[np.isfinite(found)] for found in prices.values()]))
 
     def family(level: float) -> Counts:
         index = int(level * len(pool)) - 1
         limit = np.inf if level >= 1 else float(pool[index]) if index >= 0 else -np.inf
-        return {name: int((found <= limit).sum()) for name, found in prices.items()}
+        return {name: counts[name][int((found <= limit).sum())] for name, found in prices.items()}
 
     return family
 

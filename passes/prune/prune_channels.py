@@ -141,13 +141,11 @@ class PruneChannels(Pruning):
 
     def _family(self, candidates: Candidates, ctx: Context) -> Family:
         """Counts by level, so rounded that kernels like what is left."""
-        if self.across == "uniform":
-            family = uniform(candidates.ranking)
-        elif self.across == "global":
-            family = by_score(candidates.ranking, candidates.scores)
-        else:
-            family = by_damage(candidates.ranking, candidates.curves, self._worth(candidates))
-        return lambda level: self._rounded(family(level), candidates.ranking, ctx)
+        ranking = candidates.ranking
+        if self.across == "sensitivity":
+            return by_damage(ranking, candidates.curves, self._worth(candidates), self._step(ctx))
+        family = uniform(ranking) if self.across == "uniform" else by_score(ranking, candidates.scores)
+        return lambda level: self._rounded(family(level), ranking, ctx)
 
     def _worth(self, candidates: Candidates) -> Mapping[str, float]:
         """What one channel of each group saves, by its name: multiply-accumulates, or just a channel."""
