@@ -48,7 +48,8 @@ def check_dead_channels(random_network, data):
     after, changes = removed(model)
     onnx.checker.check_model(after, full_check=True)
     assert_equivalent(model, after, dims={"N": 2})
-    assert killed or not changes or any(node.op_type == "Pad" for node in model.graph.node)
+    idle = any(node.op_type in ("Pad", "Gather", "Slice") for node in model.graph.node)  # zeros, and what nobody picks
+    assert killed or not changes or idle
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=list(HealthCheck))
