@@ -86,9 +86,9 @@ class _Constants:
         return known
 
     def note(self, tensor: gs.Tensor, axis: int, values: Array) -> None:
-        """Note the channels of a tensor that are constant, if any are."""
+        """Note the channels of a tensor that are constant, if any are and they are followed: a single one is not."""
         finite = np.isfinite(values)
-        if finite.any():
+        if finite.any() and self.channels(tensor, axis) == len(values):
             self.known[tensor.name] = Known(axis, np.where(finite, values, np.nan))
 
     def layer(self, node: gs.Node) -> None:

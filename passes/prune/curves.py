@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -18,15 +18,13 @@ from lpcc.graph import to_proto
 from lpcc.passes.prune.portions import Curve
 from lpcc.passes.prune.ranking import Ranking
 from lpcc.pipeline import Context, Pass
-
-if TYPE_CHECKING:
-    from lpcc.sensitivity import Subject, Table
+from lpcc.sensitivity import Subject, Table, around, measure
+from lpcc.sensitivity.survey import NOTHING
 
 Array = np.ndarray[Any, Any]
 
 SHARES = ("0.125", "0.25", "0.375", "0.5", "0.625", "0.75", "0.875")
 """Shares of a group's channels at which its damage is measured."""
-NOTHING = "0"
 _WORK = 20_000_000_000
 """Multiply-accumulates that judging one trial takes, about: it decides how many images are used."""
 _JUDGED = (32, 500)
@@ -67,8 +65,6 @@ def sensitivities(
     subject: Subject, ranking: Ranking, shares: Sequence[str], ctx: Context, cache: str, processes: int
 ) -> Table:
     """A row for each group and share, all others whole. Measured once in a run, also where the guard asks again."""
-    from lpcc.sensitivity import around, measure
-
     names = [group.name for group in ranking.groups]
 
     def measured() -> Table:
@@ -88,8 +84,6 @@ def subject_of(graph: gs.Graph, item: Pass, ctx: Context, data: Dataset) -> Subj
 
     What was fitted to images looks better on these than on others: 128 weights to 800 averages lose nothing there.
     """
-    from lpcc.sensitivity import Subject
-
     images = _images(data)
     count = len(next(iter(images.values())))
     work = sum(macs(graph, bind(graph)).values())

@@ -104,13 +104,13 @@ def _recalibrated(graph: gs.Graph, data: Dataset, ctx: Context) -> list[str]:
 
 def _apart(data: Dataset, used: Dataset, images: int) -> Feeds:
     """Inputs of the images that were not used, in batches; of all where none was left out."""
-    apart, everything, seen = [], [], 0
-    for batch in data.head(min(len(used) + _MOST_APART, images)).batches(min(_BATCH, len(used))):
-        everything.append(batch.feeds)
+    data, size = data.head(min(len(used) + _MOST_APART, images)), min(_BATCH, len(used))
+    apart, seen = [], 0
+    for batch in data.batches(size):
         if seen >= len(used):
             apart.append(batch.feeds)
         seen += batch.count
-    return apart or everything
+    return apart or [batch.feeds for batch in data.batches(size)]
 
 
 def _closest(original: gs.Graph, ways: list[_Way], feeds: Feeds) -> _Way:

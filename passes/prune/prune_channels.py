@@ -51,8 +51,9 @@ class PruneChannels(Pruning):
     Exactly one of `ratio`, `macs` and `shares` says how much goes. Batch norms help training: before `distill` this
     pass belongs in front of `exact`, which folds them.
 
-    Left alone, with the reason: groups that are pinned, those a layer in `skip` makes, and those the criterion says
-    nothing of. A goal that cannot be met raises `lpcc.search.Infeasible` with the best that can.
+    Left alone: groups that are pinned (`lpcc inspect --groups` says why), those a layer in `skip` makes, and, with the
+    reason, those the criterion says nothing of. A goal that cannot be met raises `lpcc.search.Infeasible` with the best
+    that can.
     """
 
     name: ClassVar[str] = "prune-channels"

@@ -22,7 +22,7 @@ class Ranked:
     """A group some of whose channels can go."""
 
     name: str
-    """Of the first layer that makes it."""
+    """Of the first layer that makes it; numbered from the second group of that layer on."""
     layers: tuple[str, ...]
     """Names of all layers that make it."""
     order: Array
@@ -72,7 +72,7 @@ class Ranking:
 
     @property
     def size(self) -> int:
-        """How many channels could be looked at in all."""
+        """How many channels all of these groups have."""
         return sum(map(len, self.groups))
 
     def channels(self, counts: Counts) -> Array:

@@ -39,8 +39,9 @@ class Trim(Pruning):
     The order in which the channels of a group go and the repair of the result are those of `prune-channels`.
 
     Prices are those of the target's cost model for the network as it comes to this pass: in float, if it stands before
-    `quantize`. Left alone, with the reason: groups that are pinned, those a layer in `skip` makes, and those the
-    criterion says nothing of. A goal that cannot be met raises `lpcc.search.Infeasible` with the best that can.
+    `quantize`. Left alone: groups that are pinned (`lpcc inspect --groups` says why), those a layer in `skip` makes,
+    and, with the reason, those the criterion says nothing of. A goal that cannot be met raises
+    `lpcc.search.Infeasible` with the best that can.
     """
 
     name: ClassVar[str] = "trim"

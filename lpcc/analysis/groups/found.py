@@ -169,7 +169,7 @@ def _grouped(found: ChannelGroups) -> tuple[Group, ...]:
     groups = []
     for (reason, signature), channels_of in alike.items():
         channels = np.asarray(channels_of)
-        members = [Member(holders[at][0], holders[at][1], _places(holders[at][2], channels)) for at, _ in signature]
+        members = [Member(holders[at][0], holders[at][1], places_of(holders[at][2], channels)) for at, _ in signature]
         groups.append(
             Group(
                 channels,
@@ -183,7 +183,7 @@ def _grouped(found: ChannelGroups) -> tuple[Group, ...]:
     return tuple(groups)
 
 
-def _places(line: Array, channels: Array) -> Array:
+def places_of(line: Array, channels: Array) -> Array:
     """Where each of the channels, which are equally frequent, stands along an axis, (channels, places)."""
     order = np.argsort(line, kind="stable")
     order = order[np.isin(line[order], channels)]

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc.analysis.groups import ChannelGroups, Group
+from lpcc.analysis.groups.found import places_of
 from lpcc.calibrate.patches import NoPatches
 from lpcc.passes.prune.criteria.base import Criterion, said
 from lpcc.passes.prune.repair.reading import Reading, Sums, readings, solved, sums_of
@@ -106,7 +107,7 @@ class _Surgeon:
         """Raises NoPatches where the moments have no inverse."""
         weights, damped = layer.matrix(), sums.damped()
         made = float((np.matmul(sums.gram, weights) * weights).sum())
-        numbers = np.stack([_numbers(row, group.channels) for row in channels])
+        numbers = np.stack([places_of(row, group.channels) for row in channels])
         inverse = solved(damped, np.broadcast_to(np.eye(damped.shape[1]), damped.shape))
         return cls(inverse, weights, numbers, 1.0 / made if made > 0 else 0.0, np.ones(channels.shape, dtype=bool))
 
@@ -151,10 +152,3 @@ def _divided(values: Array, blocks: Array) -> Array:
         return np.asarray(np.linalg.solve(blocks, values))
     except np.linalg.LinAlgError:
         return np.full_like(values, np.nan)
-
-
-def _numbers(line: Array, channels: Array) -> Array:
-    """Where each of the channels stands in a row, (channels, places)."""
-    order = np.argsort(line, kind="stable")
-    order = order[np.isin(line[order], channels)]
-    return np.asarray(order.reshape(len(channels), -1))

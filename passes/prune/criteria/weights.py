@@ -13,6 +13,7 @@ from lpcc.analysis.groups import ChannelGroups
 from lpcc.match import NoMatch
 from lpcc.passes.normalize.linear import LINEAR, Linear
 from lpcc.passes.prune.criteria.base import Criterion, averaged, relative, said
+from lpcc.passes.prune.repair.reading import by_result
 from lpcc.pipeline import Context
 
 Array = np.ndarray[Any, Any]
@@ -128,7 +129,7 @@ def channel_line(found: ChannelGroups, name: str) -> Array | None:
 
 def _of_filters(graph: gs.Graph, found: ChannelGroups, number: Callable[[Array], Array]) -> Array:
     """What `number` says of filters, (groups, outputs, weights) to (groups, outputs), for the channels they make."""
-    nodes = {node.outputs[0].name: node for node in graph.nodes if node.outputs}
+    nodes = by_result(graph)
     parts = []
     for layer in found.layers:
         weights = None if layer.makes is None else unpacked(nodes[layer.output])

@@ -28,13 +28,13 @@ from lpcc.calibrate.patches import NoPatches, Patches, Results
 from lpcc.data import Batch
 from lpcc.errors import ModelError
 from lpcc.graph import to_proto
+from lpcc.passes.normalize.linear import LINEAR
 from lpcc.passes.prune.repair.pairs import Pairs, best_fit
 from lpcc.passes.prune.repair.reading import Reading, by_result, rows_per_image
 from lpcc.pipeline import Context
 
 Array = np.ndarray[Any, Any]
 
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _APART = 4
 """One image in so many tells which fit is best."""
 _SMALL = 1e-2
@@ -203,7 +203,7 @@ def _behind(graph: gs.Graph, kept: Collection[str]) -> set[str]:
 
 
 def _reads(node: gs.Node, behind: Collection[str]) -> bool:
-    return edit.op(node) in _LAYERS and node.inputs[0].name in behind
+    return edit.op(node) in LINEAR and node.inputs[0].name in behind
 
 
 def _makers(tensor: gs.Tensor, held: Collection[str]) -> Iterator[gs.Node]:

@@ -230,7 +230,7 @@ class TestImpossible:
             ran(model, ratio=1.0, across="uniform", multiple=4)
 
     def test_less_work_than_one_channel_of_each_group_takes(self, model, monkeypatch):
-        import lpcc.sensitivity as room
+        from lpcc.passes.prune import curves as room
 
         monkeypatch.setattr(room, "measure", lambda *_a, **_k: pytest.fail("measured before it was known"))
         for share in (0.0, 0.004):
@@ -357,7 +357,7 @@ class TestMeasuring:
         assert result == ran(model, **MEASURED)[0]
 
     def test_the_guard_does_not_measure_again(self, model, monkeypatch):
-        import lpcc.sensitivity as room
+        from lpcc.passes.prune import curves as room
 
         calls = []
         original = room.measure

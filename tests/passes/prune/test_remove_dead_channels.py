@@ -11,6 +11,7 @@ from lpcc.graph import from_proto, to_proto
 from lpcc.pipeline import Context, Pipeline
 from lpcc.pipeline.runner import run_pipeline
 from lpcc.testing import assert_equivalent, golden_cases
+from lpcc.testing.golden import read_model
 
 
 @pytest.mark.parametrize("case", golden_cases("golden/remove-dead-channels"), ids=lambda path: path.stem)
@@ -91,3 +92,13 @@ def test_a_slimmed_network(zoo):
     assert [weights[node.input[1]].dims[0] - sizes[node.input[1]] for node in norms] == gone
     assert min(gone) > 0
     assert {refusal.reason.split("`")[-1] for refusal in changes.refused} == {" pads it with zeros"}
+
+
+@pytest.mark.parametrize("behind", ["GlobalAveragePool(t)", "Transpose(t)", "Split<axis = 1>(t)", "Relu(t)"])
+def test_a_single_channel_that_is_constant(behind):
+    """No label follows it, as it could not go."""
+    model = read_model(f"""<ir_version: 8, opset_import: ["": 17]>
+        g (float[N,3,4,4] x) => (float[N,c,h,w] y) <float[4,3,1,1] u, float[4,1,1,1] v = {{0.0, 0.0, 0.0, 0.0}}>
+        {{ a = Conv(x, u) r = Relu(a) t = ConvTranspose(r, v) y = {behind} }}""")
+    after, _ = removed(model)
+    assert_equivalent(model, after, dims={"N": 2})
