@@ -13,7 +13,8 @@ from lpcc.calibrate.holdout import Feeds
 from lpcc.data import Dataset
 from lpcc.graph import clone
 from lpcc.passes.prune.removal import remove
-from lpcc.passes.prune.repair import by_result, readings, refit_biases, refit_layers, refit_readers, sums_of
+from lpcc.passes.prune.repair import readings, refit_biases, refit_layers, refit_readers
+from lpcc.passes.reconstruct import by_result, sums_of
 from lpcc.passes.repair.distances import distances
 from lpcc.passes.repair.memory import images_held
 from lpcc.passes.repair.recalibrate_bn import RecalibrateBatchNorm

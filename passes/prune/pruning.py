@@ -18,8 +18,8 @@ from lpcc.passes.prune.curves import measured_curves
 from lpcc.passes.prune.mending import Repair, images_used, prune
 from lpcc.passes.prune.portions import Curve
 from lpcc.passes.prune.ranking import Counts, Ranking
-from lpcc.passes.prune.repair import fingerprint
 from lpcc.passes.prune.sharing import unshare
+from lpcc.passes.reconstruct import fingerprint
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 from lpcc.search import Infeasible
 

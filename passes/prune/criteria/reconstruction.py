@@ -13,7 +13,8 @@ from lpcc.analysis.groups import ChannelGroups, Group
 from lpcc.analysis.groups.found import places_of
 from lpcc.calibrate.patches import NoPatches
 from lpcc.passes.prune.criteria.base import Criterion, said
-from lpcc.passes.prune.repair.reading import Reading, Sums, readings, solved, sums_of
+from lpcc.passes.prune.repair import readings
+from lpcc.passes.reconstruct import Reading, Sums, solved, sums_of
 from lpcc.pipeline import Context, Need
 
 Array = np.ndarray[Any, Any]

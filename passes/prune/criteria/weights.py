@@ -13,7 +13,7 @@ from lpcc.analysis.groups import ChannelGroups
 from lpcc.match import NoMatch
 from lpcc.passes.normalize.linear import LINEAR, Linear
 from lpcc.passes.prune.criteria.base import Criterion, averaged, relative, said
-from lpcc.passes.prune.repair.reading import by_result
+from lpcc.passes.reconstruct import by_result
 from lpcc.pipeline import Context
 
 Array = np.ndarray[Any, Any]

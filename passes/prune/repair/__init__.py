@@ -4,16 +4,6 @@ from __future__ import annotations
 
 from lpcc.passes.prune.repair.layerwise import refit_layers
 from lpcc.passes.prune.repair.local import refit_biases, refit_readers
-from lpcc.passes.prune.repair.reading import Reading, Sums, by_result, fingerprint, readings, sums_of
+from lpcc.passes.prune.repair.readers import readings
 
-__all__ = [
-    "Reading",
-    "Sums",
-    "by_result",
-    "fingerprint",
-    "readings",
-    "refit_biases",
-    "refit_layers",
-    "refit_readers",
-    "sums_of",
-]
+__all__ = ["readings", "refit_biases", "refit_layers", "refit_readers"]

@@ -21,7 +21,7 @@ import onnx_graphsurgeon as gs
 from lpcc import edit
 from lpcc.analysis.groups import ChannelGroups
 from lpcc.calibrate.patches import NoPatches
-from lpcc.passes.prune.repair.reading import Reading, Sums, by_result, solved
+from lpcc.passes.reconstruct import Reading, Sums, by_result, solved
 
 Array = np.ndarray[Any, Any]
 

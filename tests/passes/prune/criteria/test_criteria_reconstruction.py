@@ -9,7 +9,8 @@ from lpcc.data import Dataset
 from lpcc.errors import UsageError
 from lpcc.graph import to_proto
 from lpcc.passes.prune.criteria.reconstruction import Reconstruction, _ordered, _Surgeon
-from lpcc.passes.prune.repair import readings, sums_of
+from lpcc.passes.prune.repair import readings
+from lpcc.passes.reconstruct import sums_of
 from lpcc.pipeline import Context, Need
 from lpcc.runtime import TensorSpec
 

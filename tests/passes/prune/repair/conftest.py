@@ -14,7 +14,8 @@ from lpcc.analysis.groups import ChannelGroups, channel_groups
 from lpcc.data import Dataset
 from lpcc.graph import clone, to_proto
 from lpcc.passes.prune import remove
-from lpcc.passes.prune.repair import readings, refit_biases, refit_layers, refit_readers, sums_of
+from lpcc.passes.prune.repair import readings, refit_biases, refit_layers, refit_readers
+from lpcc.passes.reconstruct import sums_of
 from lpcc.pipeline import Context
 from lpcc.runtime import Session, TensorSpec
 

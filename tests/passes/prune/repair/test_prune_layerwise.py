@@ -11,7 +11,7 @@ from lpcc.analysis.types import annotate
 from lpcc.data import Dataset
 from lpcc.graph import from_proto, to_proto
 from lpcc.passes.prune import unshare
-from lpcc.passes.prune.repair.reading import RIDGE
+from lpcc.passes.reconstruct.reading import RIDGE
 from lpcc.runtime import Session, TensorSpec
 
 _RNG = np.random.default_rng(1)
@@ -96,7 +96,7 @@ def test_a_layer_makes_good_what_the_branch_that_it_is_added_to_lost(network, pa
     pruned, names = case.layerwise()
     assert names == ["k", "y"]
     with monkeypatch.context() as patch:
-        patch.setattr("lpcc.passes.prune.repair.layerwise._Refit._branch", lambda *_: None)
+        patch.setattr("lpcc.passes.reconstruct.in_order.InOrder._branch", lambda *_: None)
         alone, _ = case.layerwise()
     assert 20 * squares(case, pruned) < squares(case, alone)
 

@@ -7,9 +7,10 @@ from lpcc.analysis.groups import channel_groups
 from lpcc.data import Dataset
 from lpcc.graph import clone, to_proto
 from lpcc.passes.prune import remove
-from lpcc.passes.prune.repair import Reading, Sums, readings, refit_readers, sums_of
+from lpcc.passes.prune.repair import readings, refit_readers
 from lpcc.passes.prune.repair.local import outputs_left
-from lpcc.passes.prune.repair.reading import RIDGE
+from lpcc.passes.reconstruct import Reading, Sums, sums_of
+from lpcc.passes.reconstruct.reading import RIDGE
 from lpcc.pipeline import Context
 from lpcc.runtime import Session, TensorSpec
 

@@ -9,8 +9,9 @@ from lpcc.analysis.groups import channel_groups
 from lpcc.calibrate.patches import NoPatches
 from lpcc.data import Dataset
 from lpcc.graph import to_proto
-from lpcc.passes.prune.repair import Reading, Sums, by_result, fingerprint, readings, sums_of
-from lpcc.passes.prune.repair.reading import RIDGE, rows_per_image, solved
+from lpcc.passes.prune.repair import readings
+from lpcc.passes.reconstruct import Reading, Sums, by_result, fingerprint, rows_per_image, solved, sums_of
+from lpcc.passes.reconstruct.reading import RIDGE
 from lpcc.pipeline import Context
 from lpcc.runtime import Session, TensorSpec
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from lpcc.calibrate.gram import Gram
 from lpcc.calibrate.patches import NoPatches, Window
-from lpcc.passes.prune.repair.reading import Reading, Sums, solved
+from lpcc.passes.reconstruct.reading import Reading, Sums, solved
 
 Array = np.ndarray[Any, Any]
 

@@ -12,7 +12,6 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc import edit
-from lpcc.analysis.groups import ChannelGroups, Layer
 from lpcc.calibrate.gram import Gram
 from lpcc.calibrate.patches import NoPatches, Patches, Reader, Window
 from lpcc.data import Dataset
@@ -115,13 +114,6 @@ class Reading:
         new = e.constant(f"{weight.name}_bias", numbers) if old is None else successor(e, old, numbers)
         e.replace_input(node, 2, new)
 
-    def channels(self, layer: Layer) -> Array | None:
-        """Channel at each number of a row, (groups, depth); None where the layer does not sum over channels."""
-        if layer.reads is None:
-            return None
-        each = self.window.depth * self.window.groups // len(layer.reads)
-        return np.repeat(layer.reads.reshape(self.window.groups, -1), each, axis=1)
-
 
 @dataclass(frozen=True, eq=False)
 class Sums:
@@ -152,26 +144,6 @@ class Sums:
         return result
 
 
-def readings(graph: gs.Graph, found: ChannelGroups) -> dict[str, tuple[Reading, Array]]:
-    """By the tensor that it makes, each layer that sums over a channel that can go; the channel at each place of a row.
-
-    Layers that cannot be read as a product of rows are left out. Names of nodes need not differ, names of tensors do.
-    """
-    nodes = by_result(graph)
-    result = {}
-    for layer in found.layers:
-        if layer.reads is None or not found.free[layer.reads].any():
-            continue
-        try:
-            reading = Reading.of(nodes[layer.output])
-        except NoPatches:
-            continue
-        channels = reading.channels(layer)
-        if channels is not None and channels.shape == (reading.window.groups, reading.window.depth):
-            result[layer.output] = reading, channels
-    return result
-
-
 def by_result(graph: gs.Graph) -> dict[str, gs.Node]:
     """The nodes of the main graph by the name of their first output."""
     return {str(node.outputs[0].name): node for node in graph.nodes if node.outputs}
@@ -196,7 +168,7 @@ def sums_of(graph: gs.Graph, layers: Sequence[Reading], data: Dataset, ctx: Cont
     does not count the images. They are found once in a run of a pipeline, also where the guard or a measurement comes
     back to the same graph.
     """
-    key = f"prune: sums {len(data)} {[layer.target for layer in layers]} {fingerprint(graph)}"
+    key = f"reconstruct: sums {len(data)} {[layer.target for layer in layers]} {fingerprint(graph)}"
     return ctx.keep(key, lambda: _summed(graph, layers, data, ctx))
 
 
