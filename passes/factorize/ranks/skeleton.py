@@ -1,0 +1,148 @@
+"""Factors without numbers: what a method makes of a layer at a rank, before anything has been decomposed.
+
+Shapes alone say what the layers would cost, so that what does not pay need not be decomposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Final
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from lpcc.analysis.shapes import Shapes
+from lpcc.passes.factorize.factors import Factors, Rank, Stage
+from lpcc.passes.factorize.form import Declined, Form
+
+Array = np.ndarray[Any, Any]
+
+_NUMBER: Final = np.asarray(1 / 3)
+"""Stands for every weight: no zero and no power of two, which special hardware would find cheap."""
+
+_Shape = tuple[tuple[int, ...], tuple[int, ...]]
+"""Shape of a stage's tensor and the axes along which it moves."""
+
+
+def skeleton(form: Form, method: str, rank: Rank) -> Factors:
+    """The factors of a layer at a rank, all weights of which are one number that takes no memory."""
+    shapes = _STAGES[method](form, rank)
+    return Factors(method, rank, tuple(Stage(np.broadcast_to(_NUMBER, shape), axes) for shape, axes in shapes))
+
+
+def most(form: Form, method: str) -> Rank:
+    """The ranks at which nothing can be lost, by shape alone: no numerical rank is above them."""
+    if method == "cpd":
+        sizes = (form.inputs, form.outputs, *form.kernel)
+        return (prod(sizes) // max(sizes),)
+    return tuple(min(each.shape[1:]) for each in unfoldings(form, method))
+
+
+def unfoldings(form: Form, method: str) -> tuple[Array, ...]:
+    """The matrices (groups, any, any) whose ranks are those of a method; for cpd those of tucker2."""
+    tensor = form.tensor
+    groups, outputs, inputs = tensor.shape[:3]
+    if method == "svd":
+        return (form.matrix,)
+    if method == "bmd":
+        if form.is_pointwise:
+            return (form.matrix,)
+        first, *rest = form.kernel
+        split = tensor.reshape(groups, outputs, inputs, first, prod(rest)).transpose(0, 2, 3, 4, 1)
+        return (split.reshape(groups, inputs * first, -1),)
+    by_input = tensor.swapaxes(1, 2).reshape(groups, inputs, -1)
+    return by_input, tensor.reshape(groups, outputs, -1)
+
+
+@dataclass(frozen=True)
+class Work:
+    """At how many places the layers are computed: sizes along the kernel's axes, and the rows of a product."""
+
+    read: tuple[int, ...]
+    """Of the layer's input."""
+    made: tuple[int, ...]
+    """Of its output."""
+    rows: int
+    """Everything else: the batch; of Gemm and MatMul all but the last axis."""
+    transposed: bool = False
+
+    @classmethod
+    def of(cls, node: gs.Node, form: Form, shapes: Shapes) -> Work:
+        """That of a layer.
+
+        Raises:
+            Declined: the shape of what it reads or makes is not known.
+        """
+        read, made = shapes.of(node.inputs[0]), shapes.of(node.outputs[0])
+        if not read or not made:
+            raise Declined("the shape of its input or output is not known")
+        if not form.op.startswith("Conv"):
+            return cls((), (), prod(read[:-1]))
+        return cls(tuple(read[2:]), tuple(made[2:]), read[0], form.op == "ConvTranspose")
+
+    def layer(self, form: Form) -> int:
+        """Multiply-accumulates of the layer as it is."""
+        return self.rows * form.tensor.size * prod(self.read if self.transposed else self.made)
+
+    def stages(self, stages: Iterable[Stage]) -> int:
+        """Multiply-accumulates of layers one after the other, each of which turns some axes from `read` to `made`."""
+        places, total = list(self.read), 0
+        for stage in stages:
+            before = prod(places)
+            for axis in stage.axes:
+                places[axis] = self.made[axis]
+            total += stage.tensor.size * (before if self.transposed else prod(places))
+        return self.rows * total
+
+
+def _svd(form: Form, rank: Rank) -> list[_Shape]:
+    ones, axes = (1,) * len(form.kernel), tuple(range(len(form.kernel)))
+    return [
+        ((form.groups, rank[0], form.inputs, *form.kernel), axes),
+        ((form.groups, form.outputs, rank[0], *ones), ()),
+    ]
+
+
+def _bmd(form: Form, rank: Rank) -> list[_Shape]:
+    if form.is_pointwise:
+        return _svd(form, rank)
+    first, *rest = form.kernel
+    ones = (1,) * len(rest)
+    return [
+        ((form.groups, rank[0], form.inputs, first, *ones), (0,)),
+        ((form.groups, form.outputs, rank[0], 1, *rest), tuple(range(1, len(form.kernel)))),
+    ]
+
+
+def _tucker2(form: Form, rank: Rank) -> list[_Shape]:
+    ones, axes = (1,) * len(form.kernel), tuple(range(len(form.kernel)))
+    return [
+        ((form.groups, rank[0], form.inputs, *ones), ()),
+        ((form.groups, rank[1], rank[0], *form.kernel), axes),
+        ((form.groups, form.outputs, rank[1], *ones), ()),
+    ]
+
+
+def _cpd(form: Form, rank: Rank) -> list[_Shape]:
+    if form.is_pointwise:
+        return _svd(form, rank)
+    ones = (1,) * len(form.kernel)
+    along = [
+        ((form.groups * rank[0], 1, 1, *(size if own == axis else 1 for own in range(len(ones)))), (axis,))
+        for axis, size in enumerate(form.kernel)
+    ]
+    return [
+        ((form.groups, rank[0], form.inputs, *ones), ()),
+        *along,
+        ((form.groups, form.outputs, rank[0], *ones), ()),
+    ]
+
+
+_STAGES: Final[Mapping[str, Callable[[Form, Rank], list[_Shape]]]] = {
+    "svd": _svd,
+    "bmd": _bmd,
+    "tucker2": _tucker2,
+    "cpd": _cpd,
+}
