@@ -46,6 +46,16 @@ class Pairs:
         self._gram.means  # noqa: B018 - those that are waiting are counted then
         return self._gram.rows
 
+    @property
+    def wanted(self) -> Array:
+        """Means of Y, (groups, outputs)."""
+        return self._cross.means[1]
+
+    def sums(self, layer: Reading) -> Sums:
+        """What a layer reads: its second moments, centred where it has a bias, and means."""
+        moments = self._gram.centred() if layer.takes_bias else self._gram.mean_product
+        return Sums(moments, self._cross.means[0])
+
     def error(self, weights: Array, bias: Array) -> float:
         """Mean of ``|x W + b - y|^2``, less that of ``|y|^2``, which no fit changes."""
         read, wanted = self._cross.means
@@ -59,14 +69,15 @@ class Pairs:
 
         Raises NoPatches where there is no finite fit.
         """
-        weights = layer.matrix()
-        biased = layer.takes_bias
-        moments = self._gram.centred() if biased else self._gram.mean_product
-        pull = self._cross.centred() if biased else self._cross.mean_product
-        read, wanted = self._cross.means
-        damped = Sums(moments, read).damped(ridge)
-        fitted = solved(damped, pull + (damped - moments) @ weights)
-        return fitted, wanted - np.einsum("gd,gdo->go", read, fitted) if biased else layer.bias()
+        weights, sums = layer.matrix(), self.sums(layer)
+        pull = self._cross.centred() if layer.takes_bias else self._cross.mean_product
+        damped = sums.damped(ridge)
+        fitted = solved(damped, pull + (damped - sums.gram) @ weights)
+        return fitted, self.bias(layer, sums, fitted)
+
+    def bias(self, layer: Reading, sums: Sums, weights: Array) -> Array:
+        """What a layer must add so that with these weights it makes what is wanted in the mean, if it can."""
+        return self.wanted - np.einsum("gd,gdo->go", sums.mean, weights) if layer.takes_bias else layer.bias()
 
 
 def best_fit(layer: Reading, fit: Pairs, check: Pairs) -> tuple[Array, Array]:

@@ -1,0 +1,194 @@
+"""Layers cut to their ranks: by their weights alone, by what they read, or in order, each by what is left before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from lpcc import edit
+from lpcc.calibrate.patches import NoPatches
+from lpcc.data import Batch
+from lpcc.errors import ModelError
+from lpcc.passes.factorize.emit import Norm, write
+from lpcc.passes.factorize.factors import Factors, Rank
+from lpcc.passes.factorize.form import Declined, Form
+from lpcc.passes.factorize.methods import METHODS
+from lpcc.passes.normalize.linear import LINEAR
+from lpcc.passes.reconstruct import InOrder, Reading, Sums, behind, best_fit, by_result
+from lpcc.pipeline import Context
+
+Array = np.ndarray[Any, Any]
+
+_EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How a layer is to be cut: a method of `METHODS`, and its rank."""
+
+    method: str
+    rank: Rank
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """A layer in factors that were found for what it reads."""
+
+    form: Form
+    factors: Factors
+    sums: Sums | None = None
+    """What it reads; None where that is not known."""
+    bias: Array | None = None
+    """What the last of the new layers adds, (groups, outputs); None: what the layer added."""
+
+    @property
+    def norm(self) -> Norm:
+        """Statistics of what the first of two new layers makes, without its bias: there is none."""
+        channels = self.factors.stages[0].groups * self.factors.stages[0].tensor.shape[1]
+        if self.sums is None:
+            return Norm(np.zeros(channels), np.ones(channels) - _EPSILON, _EPSILON)
+        basis = self.factors.basis
+        means = np.einsum("gd,gdm->gm", self.sums.mean, basis)
+        variances = np.einsum("gdm,gde,gem->gm", basis, self.sums.gram.astype(np.float64), basis, optimize=True)
+        means, variances = (found.reshape(channels, -1).mean(axis=1) for found in (means, variances))
+        return Norm(means, np.maximum(variances, _EPSILON), _EPSILON)
+
+
+@dataclass(frozen=True, eq=False)
+class Fits:
+    """What becomes of the layers of a graph, by the tensors that they make."""
+
+    factorised: dict[str, Fit] = field(default_factory=dict)
+    refitted: dict[str, tuple[Array, Array]] = field(default_factory=dict)
+    """Weights (groups, depth, outputs) and bias (groups, outputs) of other layers that make up for something."""
+    declined: dict[str, str] = field(default_factory=dict)
+    """Why a layer stays whole after all."""
+
+    def write(self, graph: gs.Graph, *, bn: bool) -> list[gs.Node]:
+        """Rewrite `graph` accordingly; the last nodes of the layers that were factorised.
+
+        `bn` puts a batch norm between two layers.
+        """
+        found = []
+        with edit.Edit(graph) as e:
+            for node in e.nodes:
+                result = str(node.outputs[0].name) if node.outputs else ""
+                if result in self.factorised:
+                    try:
+                        put(e, node, self.factorised[result], bn=bn)
+                    except Declined as reason:
+                        self.declined[result] = str(reason)
+                    else:
+                        found.append(node)
+                elif result in self.refitted:
+                    with suppress(NoPatches):
+                        Reading.of(node).write(e, *self.refitted[result])
+        return found
+
+
+def put(e: edit.Edit, node: gs.Node, fit: Fit, *, bn: bool) -> None:
+    """Replace a node by its factors. Raises Declined where these do not fit into the type of its weights."""
+    write(e, node, fit.form, fit.factors, fit.norm if bn and len(fit.factors.stages) == 2 else None)
+    if fit.bias is not None:
+        try:
+            last = Reading.of(node)
+            last.write(e, last.matrix(), fit.bias)
+        except NoPatches:
+            return  # the mean of what it makes is a little off
+
+
+def by_weights(graph: gs.Graph, cuts: Mapping[str, Cut]) -> Fits:
+    """The layers of `cuts`, by the tensors that they make, cut so that their weights change least."""
+    return by_rows(graph, cuts, {})
+
+
+def by_rows(graph: gs.Graph, cuts: Mapping[str, Cut], sums: Mapping[str, Sums]) -> Fits:
+    """Each cut so that what it makes changes least on the images that `sums` is of; by weights where it has none."""
+    found, nodes = Fits(), by_result(graph)
+    for result, cut in cuts.items():
+        try:
+            form, own = Form.of(nodes[result]), sums.get(result)
+            factors = METHODS[cut.method](form, None if own is None else own.gram.astype(np.float64)).factors(cut.rank)
+        except Declined as reason:
+            found.declined[result] = str(reason)
+            continue
+        found.factorised[result] = Fit(form, factors, own, _made_up(nodes[result], form, factors, own))
+    return found
+
+
+def _made_up(node: gs.Node, form: Form, factors: Factors, sums: Sums | None) -> Array | None:
+    """The bias with which what the layer makes keeps its mean."""
+    if sums is None:
+        return None
+    reading = Reading.of(node)
+    if not reading.takes_bias:
+        return None
+    lost = form.matrix - factors.basis @ factors.last
+    made_up: Array = reading.bias() + np.einsum("gd,gdo->go", sums.mean, lost)
+    return made_up
+
+
+def in_order(
+    original: gs.Graph, graph: gs.Graph, cuts: Mapping[str, Cut], batches: Sequence[Batch], ctx: Context
+) -> Fits:
+    """Each fitted to what it made in `original`, from what the layers before it make now; `graph`, a clone, is changed.
+
+    Layers that are not cut, but read what has changed, are refitted in the same way: see `lpcc.passes.reconstruct`. So
+    Zhang et al., Accelerating very deep convolutional networks (2015, arXiv 1505.06798), section 3.3, let layers
+    account for the errors of those before them. Layers whose rows cannot be had are cut by their weights.
+    """
+    found, nodes = Fits(), by_result(graph)
+    changed = behind(original, cuts)
+    layers = [
+        node
+        for node in original.nodes
+        if node.outputs
+        and (node.outputs[0].name in cuts or (edit.op(node) in LINEAR and node.inputs[0].name in changed))
+    ]
+    walk = InOrder(original, graph, batches, [nodes[node.outputs[0].name] for node in layers], {})
+    for done, before in enumerate(layers):
+        ctx.progress("factorise layers", done, len(layers))
+        result = str(before.outputs[0].name)
+        now = nodes[result]
+        walk.reached(now)
+        if result not in cuts:
+            with suppress(NoPatches, ModelError):
+                walk.refit(Reading.of(before), Reading.of(now))
+                fitted = Reading.of(now)
+                found.refitted[result] = fitted.matrix(), fitted.bias()
+            continue
+        try:
+            fit = _in_turn(walk, before, now, cuts[result])
+            with edit.Edit(graph) as e:
+                put(e, now, fit, bn=False)
+        except Declined as reason:
+            found.declined[result] = str(reason)
+            continue
+        walk.changed()
+        found.factorised[result] = fit
+    ctx.progress("factorise layers", len(layers), len(layers))
+    return found
+
+
+def _in_turn(walk: InOrder, before: gs.Node, now: gs.Node, cut: Cut) -> Fit:
+    """A layer cut by what it reads now, towards what it made before. Raises Declined."""
+    form, method = Form.of(now), METHODS[cut.method]
+    try:
+        reading = Reading.of(now)
+        fit, check = walk.pairs(Reading.of(before), reading)
+    except (NoPatches, ModelError):
+        return Fit(form, method(form).factors(cut.rank))
+    try:
+        weights = best_fit(reading, fit, check)[0]
+    except NoPatches:  # no fit is better than what it has
+        weights = reading.matrix()
+        fit.join(check)
+    sums = fit.sums(reading)
+    factors = method(form.with_matrix(weights), sums.gram).factors(cut.rank)
+    bias = fit.bias(reading, sums, factors.basis @ factors.last) if reading.takes_bias else None
+    return Fit(form, factors, sums, bias)
