@@ -16,11 +16,15 @@ import onnx_graphsurgeon as gs
 from lpcc.analysis.shapes import Shapes
 from lpcc.passes.factorize.factors import Factors, Rank, Stage
 from lpcc.passes.factorize.form import Declined, Form
+from lpcc.passes.factorize.methods.bmd import Bmd
+from lpcc.passes.factorize.methods.svd import Svd
 
 Array = np.ndarray[Any, Any]
 
 _NUMBER: Final = np.asarray(1 / 3)
 """Stands for every weight: no zero and no power of two, which special hardware would find cheap."""
+
+_AHEAD: Final = {"svd": Svd.ahead, "bmd": Bmd.ahead}
 
 _Shape = tuple[tuple[int, ...], tuple[int, ...]]
 """Shape of a stage's tensor and the axes along which it moves."""
@@ -44,14 +48,11 @@ def unfoldings(form: Form, method: str) -> tuple[Array, ...]:
     """The matrices (groups, any, any) whose ranks are those of a method; for cpd those of tucker2."""
     tensor = form.tensor
     groups, outputs, inputs = tensor.shape[:3]
-    if method == "svd":
-        return (form.matrix,)
-    if method == "bmd":
-        if form.is_pointwise:
-            return (form.matrix,)
-        first, *rest = form.kernel
-        split = tensor.reshape(groups, outputs, inputs, first, prod(rest)).transpose(0, 2, 3, 4, 1)
-        return (split.reshape(groups, inputs * first, -1),)
+    if method in _AHEAD:
+        ahead = _AHEAD[method](form)
+        order = sorted(range(len(form.kernel)), key=lambda axis: axis not in ahead)
+        rows = inputs * prod(form.kernel[axis] for axis in ahead)
+        return (tensor.transpose(0, 2, *(3 + axis for axis in order), 1).reshape(groups, rows, -1),)
     by_input = tensor.swapaxes(1, 2).reshape(groups, inputs, -1)
     return by_input, tensor.reshape(groups, outputs, -1)
 
@@ -97,22 +98,14 @@ class Work:
         return self.rows * total
 
 
-def _svd(form: Form, rank: Rank) -> list[_Shape]:
-    ones, axes = (1,) * len(form.kernel), tuple(range(len(form.kernel)))
+def _pair(form: Form, rank: Rank, ahead: Iterable[int]) -> list[_Shape]:
+    axes = range(len(form.kernel))
+    first = tuple(axis for axis in axes if axis in set(ahead))
+    last = tuple(axis for axis in axes if axis not in first)
+    sizes = [[size if axis in own else 1 for axis, size in enumerate(form.kernel)] for own in (first, last)]
     return [
-        ((form.groups, rank[0], form.inputs, *form.kernel), axes),
-        ((form.groups, form.outputs, rank[0], *ones), ()),
-    ]
-
-
-def _bmd(form: Form, rank: Rank) -> list[_Shape]:
-    if form.is_pointwise:
-        return _svd(form, rank)
-    first, *rest = form.kernel
-    ones = (1,) * len(rest)
-    return [
-        ((form.groups, rank[0], form.inputs, first, *ones), (0,)),
-        ((form.groups, form.outputs, rank[0], 1, *rest), tuple(range(1, len(form.kernel)))),
+        ((form.groups, rank[0], form.inputs, *sizes[0]), first),
+        ((form.groups, form.outputs, rank[0], *sizes[1]), last),
     ]
 
 
@@ -127,7 +120,7 @@ def _tucker2(form: Form, rank: Rank) -> list[_Shape]:
 
 def _cpd(form: Form, rank: Rank) -> list[_Shape]:
     if form.is_pointwise:
-        return _svd(form, rank)
+        return _pair(form, rank, Svd.ahead(form))
     ones = (1,) * len(form.kernel)
     along = [
         ((form.groups * rank[0], 1, 1, *(size if own == axis else 1 for own in range(len(ones)))), (axis,))
@@ -141,8 +134,8 @@ def _cpd(form: Form, rank: Rank) -> list[_Shape]:
 
 
 _STAGES: Final[Mapping[str, Callable[[Form, Rank], list[_Shape]]]] = {
-    "svd": _svd,
-    "bmd": _bmd,
+    "svd": lambda form, rank: _pair(form, rank, Svd.ahead(form)),
+    "bmd": lambda form, rank: _pair(form, rank, Bmd.ahead(form)),
     "tucker2": _tucker2,
     "cpd": _cpd,
 }
