@@ -9,13 +9,12 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.analysis.groups import ChannelGroups
-from lpcc.calibrate.holdout import Feeds
 from lpcc.data import Dataset
 from lpcc.graph import clone
 from lpcc.passes.prune.removal import remove
 from lpcc.passes.prune.repair import readings, refit_biases, refit_layers, refit_readers
 from lpcc.passes.reconstruct import by_result, sums_of
-from lpcc.passes.repair.distances import distances
+from lpcc.passes.reconstruct.apart import BATCH, closest, images_apart, images_used
 from lpcc.passes.repair.memory import images_held
 from lpcc.passes.repair.recalibrate_bn import RecalibrateBatchNorm
 from lpcc.pipeline import Changes, Context
@@ -25,19 +24,13 @@ Array = np.ndarray[Any, Any]
 Repair = Literal["layerwise", "local", "bias", "none"]
 """All layers in order; those that lost an input, each by itself; their biases alone; nothing."""
 
-_APART = 5
-"""One image in so many is kept apart."""
-_MOST_APART = 200
-_BATCH = 8
 _WALK_BYTES = 1 << 29
 """Memory for what two networks are waiting with between two layers, for all images."""
 
 
-def images_used(data: Dataset, most: int, repair: Repair) -> Dataset:
+def images_measured(data: Dataset, most: int, repair: Repair) -> Dataset:
     """The images to measure on, of the first `most`: all but those that ``layerwise`` keeps apart to judge by."""
-    count = min(len(data), most)
-    apart = min(count // _APART, _MOST_APART) if repair == "layerwise" else 0
-    return data.head(count - apart if count <= _BATCH or not apart else (count - apart) // _BATCH * _BATCH)
+    return images_used(data, most) if repair == "layerwise" else data.head(min(len(data), most))
 
 
 def prune(
@@ -65,7 +58,7 @@ def prune(
     original = clone(graph)
     layers = readings(original, found)
     data = ctx.calibration
-    used = images_used(data, images, repair)
+    used = images_measured(data, images, repair)
     sums = sums_of(original, [layer for layer, _ in layers.values()], used, ctx)
     remove(graph, found, channels)
     if repair == "bias":
@@ -75,13 +68,15 @@ def prune(
     ways = [_Way(graph, "refitted", refit_readers(graph, found, channels, layers, sums))]
     if repair == "layerwise":
         trial = clone(graph)
-        batches = list(used.head(images_held(original, len(used), _WALK_BYTES)).batches(_BATCH))
+        batches = list(used.head(images_held(original, len(used), _WALK_BYTES)).batches(BATCH))
         ways.append(_Way(trial, "refitted in order", refit_layers(original, trial, found, channels, batches, ctx)))
         if any(edit.op(node) == "BatchNormalization" for node in graph.nodes):
             recalibrated = clone(trial)
             norms = _recalibrated(recalibrated, used, ctx)
             ways.append(_Way(recalibrated, "refitted in order", [*ways[-1].layers, *norms]))
-    best = _closest(original, ways, _apart(data, used, images)) if len(ways) > 1 else ways[0]
+    best = ways[0]
+    if len(ways) > 1:
+        best = ways[closest(original, [way.graph for way in ways], images_apart(data, used, images))]
     if best.graph is not graph:
         _adopt(graph, best)
     for name in best.layers:
@@ -101,23 +96,6 @@ def _recalibrated(graph: gs.Graph, data: Dataset, ctx: Context) -> list[str]:
     """Re-estimate the batch norms of a graph; the names of those that changed."""
     own = Context(calibration=data, seed=ctx.seed, progress=ctx.progress)
     return [rewrite.node for rewrite in RecalibrateBatchNorm().run(graph, own).rewrites]
-
-
-def _apart(data: Dataset, used: Dataset, images: int) -> Feeds:
-    """Inputs of the images that were not used, in batches; of all where none was left out."""
-    data, size = data.head(min(len(used) + _MOST_APART, images)), min(_BATCH, len(used))
-    apart, seen = [], 0
-    for batch in data.batches(size):
-        if seen >= len(used):
-            apart.append(batch.feeds)
-        seen += batch.count
-    return apart or [batch.feeds for batch in data.batches(size)]
-
-
-def _closest(original: gs.Graph, ways: list[_Way], feeds: Feeds) -> _Way:
-    """The way whose outputs are closest to the original's; of equal ones the first."""
-    noise = [found.total for found in distances(original, [way.graph for way in ways], feeds)]
-    return ways[int(np.argmin(np.where(np.isfinite(noise), noise, np.inf)))]
 
 
 def _adopt(graph: gs.Graph, way: _Way) -> None:

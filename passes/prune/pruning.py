@@ -15,7 +15,7 @@ from lpcc.analysis.groups import ChannelGroups, channel_groups
 from lpcc.graph import clone
 from lpcc.passes.prune.criteria import criterion, normalised
 from lpcc.passes.prune.curves import measured_curves
-from lpcc.passes.prune.mending import Repair, images_used, prune
+from lpcc.passes.prune.mending import Repair, images_measured, prune
 from lpcc.passes.prune.portions import Curve
 from lpcc.passes.prune.ranking import Counts, Ranking
 from lpcc.passes.prune.sharing import unshare
@@ -156,7 +156,7 @@ class Pruning(Pass):
         found = channel_groups(ready)
         chosen = criterion(self.criterion)
         data = ctx.calibration
-        few = replace(ctx, calibration=None if data is None else images_used(data, self.images, self.repair))
+        few = replace(ctx, calibration=None if data is None else images_measured(data, self.images, self.repair))
         key = f"prune: scores {self.criterion} {self.images} {fingerprint(ready)}"
         scores = np.full(found.count, np.nan)
         if any(group.pinned is None and group.makers for group in found.groups):

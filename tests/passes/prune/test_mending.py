@@ -9,8 +9,9 @@ from lpcc.analysis.groups import channel_groups
 from lpcc.data import Dataset
 from lpcc.graph import clone, to_proto
 from lpcc.passes.prune import mending
-from lpcc.passes.prune.mending import images_used, prune
+from lpcc.passes.prune.mending import images_measured, prune
 from lpcc.passes.prune.removal import remove
+from lpcc.passes.reconstruct.apart import images_apart
 from lpcc.pipeline import Changes, Context
 from lpcc.runtime import Session, TensorSpec
 
@@ -82,7 +83,7 @@ def test_all_batches_come_to_the_same(net, batch):
 
 
 def test_what_was_done_is_said(net, monkeypatch):
-    monkeypatch.setattr(mending, "_closest", lambda original, ways, feeds: ways[-1])
+    monkeypatch.setattr(mending, "closest", lambda original, graphs, feeds: len(graphs) - 1)
     graph = net()
     assert pruned(graph, "none", data_of(graph))[1].rewrites == []
     for repair, what in (("bias", "bias made up for means"), ("local", "refitted"), ("layerwise", "refitted in order")):
@@ -152,10 +153,10 @@ def test_nan_is_not_closest(net, monkeypatch):
 def test_images_kept_apart_are_others(net, count, most, used, batch):
     graph = net(batch)
     data = data_of(graph, count)
-    mine = images_used(data, most, "layerwise")
+    mine = images_measured(data, most, "layerwise")
     assert len(mine) == used
-    assert len(images_used(data, most, "local")) == min(count, most)
-    apart = np.concatenate([feeds["x"] for feeds in mending._apart(data, mine, most)])
+    assert len(images_measured(data, most, "local")) == min(count, most)
+    apart = np.concatenate([feeds["x"] for feeds in images_apart(data, mine, most)])
     shown = {image.tobytes() for image in X[:used]}
     judged = {image.tobytes() for image in apart}
     assert judged <= {image.tobytes() for image in X[: min(count, most)]}
