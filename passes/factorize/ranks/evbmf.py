@@ -26,7 +26,7 @@ import numpy as np
 
 from lpcc.passes.factorize.factors import Rank
 from lpcc.passes.factorize.form import Declined, Form
-from lpcc.passes.factorize.ranks.skeleton import unfoldings
+from lpcc.passes.factorize.ranks.skeleton import is_cpd, unfoldings
 
 Array = np.ndarray[Any, Any]
 
@@ -65,7 +65,7 @@ def ranks_by_evbmf(form: Form, method: str) -> Rank:
     found = tuple(max(evbmf_rank(group) for group in each) for each in unfoldings(form, method))
     if min(found) == 0:
         raise Declined("EVBMF finds nothing but noise in its weights")
-    return (max(found),) if method == "cpd" else found
+    return (max(found),) if is_cpd(form, method) else found
 
 
 def _threshold(share: float) -> float:

@@ -11,7 +11,7 @@ import numpy as np
 from lpcc.passes.factorize.factors import Rank
 from lpcc.passes.factorize.form import Declined, Form
 from lpcc.passes.factorize.ranks.analytic import rank_by_ratio, tail
-from lpcc.passes.factorize.ranks.skeleton import Work, most, skeleton, unfoldings
+from lpcc.passes.factorize.ranks.skeleton import Work, is_cpd, lowered, most, skeleton, unfoldings
 
 _MOST: Final = 12
 _MOST_OF_CPD: Final = 5  # each costs an alternating optimisation
@@ -32,11 +32,11 @@ def candidates(form: Form, method: str, work: Work, multiple: int) -> tuple[Rank
     except Declined:
         return ()
     if len(limit) == 1:
-        count = _MOST_OF_CPD if method == "cpd" and not form.is_pointwise else _MOST
+        count = _MOST_OF_CPD if is_cpd(form, method) else _MOST
         found: list[Rank] = [(rank,) for rank in _spread(limit[0], form.groups, multiple, count)]
     else:
         sides = [_spread(full, form.groups, multiple, _SIDE) or [full] for full in most(form, method)]
-        found = _undominated(form, method, work, list(product(*sides)))
+        found = _undominated(form, method, work, [rank for rank in product(*sides) if lowered(form, rank) == rank])
     whole = work.layer(form)
     return tuple(rank for rank in found if work.stages(skeleton(form, method, rank).stages) < whole)
 

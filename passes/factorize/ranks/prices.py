@@ -16,6 +16,7 @@ from lpcc.analysis.kernels import Kernel
 from lpcc.analysis.macs import weight_bytes
 from lpcc.analysis.shapes import Shapes, bind, constant_of
 from lpcc.cost import CostModel, Totals
+from lpcc.cost.kinds import MAC_KINDS
 from lpcc.cost.processor import Processor
 from lpcc.cost.row_stationary import RowStationary
 from lpcc.passes.factorize.emit import write
@@ -56,6 +57,7 @@ class Prices:
         for step in steps:
             for node in step.nodes:
                 self._kernels.setdefault(id(node), []).append(step)
+        self._first = [step for step in steps if step.kind in MAC_KINDS][:1]
         self._blocked = {id(o.tensor) for step in steps if step.blocked and step.nodes for o in step.outputs}
         self._folded = rules.folded(graph)
         self._returned = {id(tensor) for tensor in graph.outputs}
@@ -80,9 +82,13 @@ class Prices:
         weight = node.inputs[1]
         return replace(own, weight_bytes=self.shapes.nbytes(weight))
 
-    def of_graph(self, little: gs.Graph) -> Totals:
-        """A little graph as a part of the network, with what every inference costs."""
-        steps = self._model.kernels(little, bind(little))
+    def of_graph(self, little: gs.Graph, node: gs.Node) -> Totals:
+        """What was cut out around a node as a part of the network, with what every inference costs.
+
+        The first product of the network is priced too, as hardware may take the inputs of this one as special.
+        """
+        ahead = [step for step in self._first if step not in self._kernels.get(id(node), ())]
+        steps = (*ahead, *self._model.kernels(little, bind(little)))
         return replace(self._model.totals(steps, self._resident), weight_bytes=weight_bytes(little))
 
     def cut_out(self, node: gs.Node) -> tuple[gs.Graph, gs.Node]:
@@ -144,11 +150,11 @@ class LayerPrices:
         little, node = self._prices.cut_out(self._node)
         with edit.Edit(little) as e:
             write(e, node, self.form, factors)
-        return _plus(self.before, _minus(self._prices.of_graph(little), self._alone))
+        return _plus(self.before, _minus(self._prices.of_graph(little, self._node), self._alone))
 
     @cached_property
     def _alone(self) -> Totals:
-        return self._prices.of_graph(self._prices.cut_out(self._node)[0])
+        return self._prices.of_graph(self._prices.cut_out(self._node)[0], self._node)
 
 
 class _Cut:
@@ -250,5 +256,7 @@ def _plus(a: Totals, b: Totals) -> Totals:
 def _random(factors: Factors) -> Factors:
     """Factors of the same shapes with weights that no hardware finds special."""
     rng = np.random.default_rng(0)
-    stages = (replace(stage, tensor=rng.standard_normal(stage.tensor.shape)) for stage in factors.stages)
-    return replace(factors, stages=tuple(stages))
+    stages = tuple(
+        replace(stage, tensor=np.asarray(rng.standard_normal(stage.tensor.shape))) for stage in factors.stages
+    )
+    return replace(factors, stages=stages)

@@ -5,7 +5,7 @@ Shapes alone say what the layers would cost, so that what does not pay need not 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Final
@@ -17,6 +17,7 @@ from lpcc.analysis.shapes import Shapes
 from lpcc.passes.factorize.factors import Factors, Rank, Stage
 from lpcc.passes.factorize.form import Declined, Form
 from lpcc.passes.factorize.methods.bmd import Bmd
+from lpcc.passes.factorize.methods.cpd import Cpd, SeparableCpd
 from lpcc.passes.factorize.methods.svd import Svd
 
 Array = np.ndarray[Any, Any]
@@ -36,20 +37,25 @@ def skeleton(form: Form, method: str, rank: Rank) -> Factors:
     return Factors(method, rank, tuple(Stage(np.broadcast_to(_NUMBER, shape), axes) for shape, axes in shapes))
 
 
+def is_cpd(form: Form, method: str) -> bool:
+    """Whether a method writes a layer as a sum of rank-one terms, and so has no matrices to cut."""
+    return method.startswith("cpd") and not form.is_pointwise
+
+
 def most(form: Form, method: str) -> Rank:
     """The ranks at which nothing can be lost, by shape alone: no numerical rank is above them."""
-    if method == "cpd":
-        sizes = (form.inputs, form.outputs, *form.kernel)
+    if is_cpd(form, method):
+        sizes = (form.inputs, form.outputs, prod(form.kernel))
         return (prod(sizes) // max(sizes),)
     return tuple(min(each.shape[1:]) for each in unfoldings(form, method))
 
 
 def unfoldings(form: Form, method: str) -> tuple[Array, ...]:
-    """The matrices (groups, any, any) whose ranks are those of a method; for cpd those of tucker2."""
+    """The matrices (groups, any, any) whose ranks are those of a method; for sums of terms those of tucker2."""
     tensor = form.tensor
     groups, outputs, inputs = tensor.shape[:3]
-    if method in _AHEAD:
-        ahead = _AHEAD[method](form)
+    if form.is_pointwise or method in _AHEAD:
+        ahead = _AHEAD.get(method, Svd.ahead)(form)
         order = sorted(range(len(form.kernel)), key=lambda axis: axis not in ahead)
         rows = inputs * prod(form.kernel[axis] for axis in ahead)
         return (tensor.transpose(0, 2, *(3 + axis for axis in order), 1).reshape(groups, rows, -1),)
@@ -110,32 +116,42 @@ def _pair(form: Form, rank: Rank, ahead: Iterable[int]) -> list[_Shape]:
 
 
 def _tucker2(form: Form, rank: Rank) -> list[_Shape]:
-    ones, axes = (1,) * len(form.kernel), tuple(range(len(form.kernel)))
-    return [
-        ((form.groups, rank[0], form.inputs, *ones), ()),
-        ((form.groups, rank[1], rank[0], *form.kernel), axes),
-        ((form.groups, form.outputs, rank[1], *ones), ()),
-    ]
-
-
-def _cpd(form: Form, rank: Rank) -> list[_Shape]:
     if form.is_pointwise:
         return _pair(form, rank, Svd.ahead(form))
-    ones = (1,) * len(form.kernel)
-    along = [
-        ((form.groups * rank[0], 1, 1, *(size if own == axis else 1 for own in range(len(ones)))), (axis,))
-        for axis, size in enumerate(form.kernel)
-    ]
+    ones, axes = (1,) * len(form.kernel), tuple(range(len(form.kernel)))
+    before, behind = lowered(form, rank)
     return [
-        ((form.groups, rank[0], form.inputs, *ones), ()),
-        *along,
-        ((form.groups, form.outputs, rank[0], *ones), ()),
+        ((form.groups, before, form.inputs, *ones), ()),
+        ((form.groups, behind, before, *form.kernel), axes),
+        ((form.groups, form.outputs, behind, *ones), ()),
     ]
+
+
+def lowered(form: Form, rank: Rank) -> Rank:
+    """A pair of ranks of Tucker-2, of which neither is more than the other leaves directions for."""
+    taps = prod(form.kernel)
+    return min(rank[0], taps * rank[1]), min(rank[1], taps * rank[0])
+
+
+def _cpd(parts: Sequence[tuple[int, ...]], form: Form, rank: Rank) -> list[_Shape]:
+    """Depthwise layers, each along some of the axes, between two of a pixel; one input is no layer of its own."""
+    if form.is_pointwise:
+        return _pair(form, rank, Svd.ahead(form))
+    axes = range(len(form.kernel))
+    sizes = [[form.kernel[axis] if axis in part else 1 for axis in axes] for part in parts]
+    depthwise = [((form.groups * rank[0], 1, 1, *own), part) for own, part in zip(sizes, parts, strict=True)]
+    ones = (1,) * len(form.kernel)
+    first: _Shape = ((form.groups, rank[0], form.inputs, *ones), ())
+    if form.inputs == 1:
+        first = ((form.groups, rank[0], 1, *sizes[0]), parts[0])
+        del depthwise[0]
+    return [first, *depthwise, ((form.groups, form.outputs, rank[0], *ones), ())]
 
 
 _STAGES: Final[Mapping[str, Callable[[Form, Rank], list[_Shape]]]] = {
     "svd": lambda form, rank: _pair(form, rank, Svd.ahead(form)),
     "bmd": lambda form, rank: _pair(form, rank, Bmd.ahead(form)),
     "tucker2": _tucker2,
-    "cpd": _cpd,
+    "cpd": lambda form, rank: _cpd(Cpd.split(form.kernel), form, rank),
+    "cpd-separable": lambda form, rank: _cpd(SeparableCpd.split(form.kernel), form, rank),
 }
