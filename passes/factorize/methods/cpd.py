@@ -1,0 +1,280 @@
+"""The method `cpd`: thin layers around depthwise ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lpcc.passes.factorize.factors import Factors, Rank, Stage, relative_error
+from lpcc.passes.factorize.form import Declined, Form
+from lpcc.passes.factorize.methods.als import Sweeps, Terms, alternate
+from lpcc.passes.factorize.methods.base import Decomposition
+from lpcc.passes.factorize.methods.correction import DEGENERATE, cancellation, corrected
+from lpcc.passes.factorize.methods.starts import bases, hosvd, normal, triples, turned
+from lpcc.passes.factorize.methods.svd import Svd
+
+Array = np.ndarray[Any, Any]
+Roots = list[tuple[Array | None, Array | None]]
+"""For each mode the root of a metric and its inverse; None: the identity."""
+
+_TRIAL = 10
+"""Sweeps after which the starts are compared."""
+_SWEEPS = (100, 500)
+"""Fewest and most sweeps from the best start on."""
+_WORK = 4e11
+"""Multiplications that decide how many between the two."""
+_RANDOM = 2
+"""Random starts."""
+_SEED = 0
+_SLACK = 1.01
+"""How much larger a correction may make the error (the root of the share that is lost) of degenerate terms."""
+_NEGLIGIBLE = 1e-3
+"""Errors below this, as large as those of float16, are none to a correction."""
+_DAMPING = 1e-4
+"""Share of the mean eigenvalue of a metric that is added to all."""
+
+
+class Cpd(Decomposition):
+    """``W = sum over r of n_r o c_r o k_r``: W as a sum of R rank-one terms (Lebedev et al. 2015, arXiv 1412.6553).
+
+    Three layers: one of a pixel from C to R channels, a depthwise one with the kernel of the old one, its strides,
+    dilations and padding, one of a pixel from R to N. The kernel is one mode of W, (N, C, h w), so that the depthwise
+    layer has any weights: of little cost beside the two others, it needs fewer terms than the four layers of
+    `SeparableCpd`, and one layer less is one pass less over memory. Where C is 1, the first two are one layer.
+
+    For Gemm, MatMul and kernels of one pixel this is the SVD (`Svd`). Of groups, each is decomposed, with R terms each.
+
+    Terms are found by alternating least squares (`alternate`) in float64, from several starts: the largest singular
+    triples of the slices of W, HOSVD (tensorly), random ones of a fixed seed. All run for a few sweeps, the best goes
+    on. The same weights and rank give the same terms, whatever was asked before.
+
+    A best sum need not exist: terms may grow without bound and cancel each other. Terms whose norms sum up to more than
+    `DEGENERATE` times that of orthogonal terms are degenerate; they are corrected (`corrected`, Phan et al. 2020, arXiv
+    2008.05441) at the same error, or if that does not help at one 1 % larger. Else the next best start is taken, and
+    Declined raised if none is left.
+
+    With moments G, each mode but the first is taken in the metric that G makes on it, its partial trace: G is then
+    taken for their Kronecker product, and a sum in the metric is a sum in W again. The last layer is fitted to all of
+    G (`Factors.refined`), and so it is for the terms closest to W itself; the better of the two is taken.
+
+    Declined where rank 1 has no fewer weights, as in depthwise layers.
+    """
+
+    name: ClassVar[str] = "cpd"
+
+    def __init__(self, form: Form, moments: Array | None = None) -> None:
+        super().__init__(form, moments)
+        self._matrix = Svd(form, moments) if form.is_pointwise else None
+        self._parts = self.split(form.kernel)
+        self._found: dict[Rank, Factors] = {}
+        if self._matrix is None and _parameters(self._stages([self._zeros(1)] * form.groups)) >= form.tensor.size:
+            raise Declined(f"at no rank has {self.name} fewer weights than it")
+
+    @staticmethod
+    def split(kernel: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """Axes of the kernel that each of the depthwise layers moves along: all."""
+        return (tuple(range(len(kernel))),)
+
+    @property
+    def full(self) -> Rank:
+        """Terms that give the weights back: the singular triples, other than 0, of their slices.
+
+        At most the product of the sizes of W's modes but the largest. How few terms are enough is NP-hard to tell.
+        """
+        if self._matrix is not None:
+            return self._matrix.full
+        return (max(triples.rank for triples in self._triples),)
+
+    def factors(self, rank: Rank) -> Factors:
+        """See the base class."""
+        self.check(rank)
+        if rank not in self._found:
+            if self._matrix is not None:
+                self._found[rank] = replace(self._matrix.factors(rank), method=self.name)
+            else:
+                self._found[rank] = self._decomposed(rank[0])
+        return self._found[rank]
+
+    def _decomposed(self, rank: int) -> Factors:
+        if rank >= self.full[0]:
+            return self._built(self._triples, rank)
+        if self.moments is None:
+            return self._built(self._terms(rank), rank)
+        found = [self._fitted(terms, rank, self.moments) for terms in (self._terms, self._weighted_terms)]
+        built = [own for own in found if isinstance(own, Factors)]
+        if not built:
+            raise next(own for own in found if isinstance(own, Declined))
+        return min(built, key=lambda own: relative_error(self.form, own, self.moments))
+
+    def _terms(self, rank: int) -> list[Terms]:
+        """Of each group the sum close to the weights."""
+        return [closest(tensor, rank, own) for tensor, own in zip(self._tensors, self._triples, strict=True)]
+
+    def _weighted_terms(self, rank: int) -> list[Terms]:
+        """Of each group the sum close to the weights in the metrics of the modes."""
+        return [
+            closest(tensor, rank, exact).times([inverse for _, inverse in roots])
+            for tensor, exact, roots in self._weighted
+        ]
+
+    @cached_property
+    def _weighted(self) -> list[tuple[Array, Terms, Roots]]:
+        """Of each group the weights in the metrics of the modes, their triples, and the roots of the metrics."""
+        found = []
+        for group, tensor in enumerate(self._tensors):
+            roots = metric_roots(None if self.moments is None else self.moments[group], tensor.shape)
+            weighted = turned(tensor, [root for root, _ in roots])
+            found.append((weighted, triples(weighted), roots))
+        return found
+
+    def _fitted(self, find: Callable[[int], list[Terms]], rank: int, moments: Array) -> Factors | Declined:
+        """The layers of the terms that `find` finds, the last one fitted to the moments; or why there are none."""
+        try:
+            terms = [_padded(own, rank).balanced() for own in find(rank)]
+            refined = self._built(terms, rank).refined(self.form, moments).last
+            terms = [Terms((last.T, *own.factors[1:])) for last, own in zip(refined, terms, strict=True)]
+            for own, tensor in zip(terms, self._tensors, strict=True):
+                check_cancellation(cancellation(own, float(np.linalg.norm(tensor))), rank)
+            return self._built(terms, rank)
+        except Declined as reason:
+            return reason
+
+    def _built(self, terms: Sequence[Terms], rank: int) -> Factors:
+        return Factors(self.name, (rank,), self._stages([_padded(own, rank) for own in terms]))
+
+    @cached_property
+    def _tensors(self) -> list[Array]:
+        """Of each group (N, C, kernel of each part ...)."""
+        form = self.form
+        sizes = [int(np.prod([form.kernel[axis] for axis in part])) for part in self._parts]
+        return [tensor.reshape(form.outputs, form.inputs, *sizes) for tensor in form.tensor]
+
+    @cached_property
+    def _triples(self) -> list[Terms]:
+        return [triples(tensor) for tensor in self._tensors]
+
+    def _zeros(self, rank: int) -> Terms:
+        return Terms(tuple(np.zeros((size, rank)) for size in self._tensors[0].shape))
+
+    def _stages(self, terms: Sequence[Terms]) -> tuple[Stage, ...]:
+        """The layers of the terms of all groups."""
+        form, rank, axes = self.form, terms[0].rank, len(self.form.kernel)
+        ones = (1,) * axes
+        modes = [np.stack(factors) for factors in zip(*(own.balanced().factors for own in terms), strict=True)]
+        depthwise = [
+            np.ascontiguousarray(mode.transpose(0, 2, 1)).reshape(
+                -1, 1, 1, *(form.kernel[axis] if axis in part else 1 for axis in range(axes))
+            )
+            for mode, part in zip(modes[2:], self._parts, strict=True)
+        ]
+        first = np.ascontiguousarray(modes[1].transpose(0, 2, 1)).reshape(form.groups, rank, form.inputs, *ones)
+        ahead = [Stage(first, ())]
+        if form.inputs == 1:
+            merged = depthwise.pop(0)
+            ahead = [Stage(first * merged.reshape(form.groups, rank, 1, *merged.shape[3:]), self._parts[0])]
+        behind = [Stage(own, part) for own, part in zip(depthwise[::-1], self._parts[::-1], strict=False)][::-1]
+        last = modes[0].reshape(form.groups, form.outputs, rank, *ones)
+        return (*ahead, *behind, Stage(last, ()))
+
+
+class SeparableCpd(Cpd):
+    """`Cpd` with a depthwise layer for each axis of the kernel, as Lebedev et al. have it: W as (N, C, h, w)."""
+
+    name: ClassVar[str] = "cpd-separable"
+
+    @staticmethod
+    def split(kernel: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+        """See the base class: one each; axes of size 1 go with the first."""
+        moving = [axis for axis, size in enumerate(kernel) if size > 1]
+        still = [axis for axis, size in enumerate(kernel) if size == 1]
+        return (tuple(sorted([*still, *moving[:1]])), *((axis,) for axis in moving[1:]))
+
+
+def closest(tensor: Array, rank: int, exact: Terms) -> Terms:
+    """At most `rank` terms whose sum is close to a tensor of three modes or more; `exact` are its `triples`.
+
+    Raises:
+        Declined: all that was found is degenerate.
+    """
+    if exact.rank <= rank or sum(size > 1 for size in tensor.shape) < 3:  # of a matrix, triples are the optimum
+        return exact.first(rank)
+    sweeps = Sweeps(tensor)
+    most = int(np.clip(_WORK / (2 * tensor.size * rank), *_SWEEPS))
+    norm = sweeps.energy**0.5
+    trials = sorted(
+        (alternate(sweeps, start, _TRIAL) for start in _starts(tensor, rank, exact)), key=lambda own: own[1]
+    )
+    least = np.inf
+    for trial, _ in trials:
+        terms, share = alternate(sweeps, trial, most)
+        for slack in (1.0, _SLACK):
+            if cancellation(terms, norm) > DEGENERATE:
+                terms = corrected(sweeps, terms, max(share * slack**2, _NEGLIGIBLE**2) * sweeps.energy)
+        least = min(least, cancellation(terms, norm))
+        if least <= DEGENERATE:
+            return terms
+    check_cancellation(least, rank)
+    return terms
+
+
+def check_cancellation(found: float, rank: int) -> None:
+    """Raise Declined for degenerate terms."""
+    if found > DEGENERATE:
+        raise Declined(
+            f"its {rank} terms cancel each other: their norms sum up to {found:.3g} times those of orthogonal ones, "
+            f"more than {DEGENERATE:g}"
+        )
+
+
+def metric_roots(moments: Array | None, shape: tuple[int, ...]) -> Roots:
+    """For each mode the symmetric root of the metric that moments make on it, and its inverse; None for the first.
+
+    `moments` are (depth, depth), with `shape` (N, *sizes of the modes that depth is made of). The metric of a mode is
+    the partial trace over the others, of mean eigenvalue 1, slightly damped; without moments, the identity.
+    """
+    if moments is None:
+        return [(None, None)] * len(shape)
+    sizes = shape[1:]
+    split = moments.reshape(*sizes, *sizes)
+    found: Roots = [(None, None)]
+    for mode, size in enumerate(sizes):
+        metric = np.moveaxis(split, (mode, mode + len(sizes)), (0, 1)).reshape(size, size, -1)
+        rest = round(metric.shape[2] ** 0.5)
+        metric = np.einsum("abcc->ab", metric.reshape(size, size, rest, rest))
+        mean = np.trace(metric) / size
+        metric = (metric / mean if mean > 0 else np.zeros_like(metric)) + _DAMPING * np.eye(size)
+        squares, basis = np.linalg.eigh(metric)
+        roots = np.sqrt(np.maximum(squares, _DAMPING))
+        found.append(((basis * roots) @ basis.T, (basis / roots) @ basis.T))
+    return found
+
+
+def _starts(tensor: Array, rank: int, exact: Terms) -> Iterator[Terms]:
+    yield exact.first(rank)
+    directions = bases(tensor, rank)
+    core = turned(tensor, [None if own is None else own.T for own in directions])
+    sweeps, rng = Sweeps(core), np.random.default_rng(_SEED)
+    small = [hosvd(core, rank, _SEED), *(normal(core.shape, rank, rng) for _ in range(_RANDOM))]
+    if core.shape == tensor.shape:
+        yield from small
+    else:
+        yield from (alternate(sweeps, start, _TRIAL)[0].times(directions) for start in small)
+
+
+def _padded(terms: Terms, rank: int) -> Terms:
+    """The terms, and zeros up to `rank`."""
+    return Terms(tuple(np.pad(factor, ((0, 0), (0, rank - terms.rank))) for factor in terms.factors))
+
+
+def _kept(found: Factors | Declined) -> Factors:
+    if isinstance(found, Declined):
+        raise found
+    return found
+
+
+def _parameters(stages: Sequence[Stage]) -> int:
+    return sum(stage.tensor.size for stage in stages)
