@@ -18,6 +18,9 @@ _MOST_OF_CPD: Final = 5  # each costs an alternating optimisation
 _SIDE: Final = 6  # ranks of one unfolding of Tucker-2
 _FINEST: Final = 4  # channels; fewer fill no vector register
 
+_BELOW: Final = 1 - 1e-9
+"""Share of a layer's multiply-accumulates that is less than all of them."""
+
 
 def candidates(form: Form, method: str, work: Work, multiple: int) -> tuple[Rank, ...]:
     """Ranks of a layer to choose from, ascending, at which a method has fewer multiply-accumulates than the layer.
@@ -28,7 +31,7 @@ def candidates(form: Form, method: str, work: Work, multiple: int) -> tuple[Rank
     no other beats in both multiply-accumulates and the sum of what the unfoldings lose, which bounds the error.
     """
     try:
-        (*limit,) = rank_by_ratio(form, method, work, 1.0)
+        (*limit,) = rank_by_ratio(form, method, work, _BELOW)
     except Declined:
         return ()
     if len(limit) == 1:
@@ -37,8 +40,7 @@ def candidates(form: Form, method: str, work: Work, multiple: int) -> tuple[Rank
     else:
         sides = [_spread(full, form.groups, multiple, _SIDE) or [full] for full in most(form, method)]
         found = _undominated(form, method, work, [rank for rank in product(*sides) if lowered(form, rank) == rank])
-    whole = work.layer(form)
-    return tuple(rank for rank in found if work.stages(skeleton(form, method, rank).stages) < whole)
+    return tuple(found)
 
 
 def _spread(limit: int, groups: int, multiple: int, count: int) -> list[int]:
