@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from lpcc.passes.equalize import AbsorbBias, Equalize
+from lpcc.passes.factorize import Factorize
 from lpcc.passes.low_bit import QuantizeWeights
 from lpcc.passes.normalize import (
     EliminateCommon,
@@ -42,6 +43,7 @@ __all__ = [
     "EliminateCommon",
     "EliminateDeadCode",
     "Equalize",
+    "Factorize",
     "FoldAffine",
     "FoldBatchNorm",
     "FoldConstants",
@@ -87,6 +89,7 @@ BUILTIN: Final[tuple[type[Pass], ...]] = (
     RemoveDeadChannels,
     PruneChannels,
     Trim,
+    Factorize,
     Equalize,
     AbsorbBias,
     Quantize,

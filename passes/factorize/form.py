@@ -45,9 +45,9 @@ class Form:
         """The form of a layer.
 
         Raises:
-            Declined: another operator, weights that are no finite constants of a float type, that other nodes read too
-                or that have another shape than the operator's usual one, a transposed input, a transposed convolution
-                whose padding follows from the sizes of its output.
+            Declined: another operator, weights that are no finite constants of a float type, that are all zero, that
+                other nodes read too or that have another shape than the operator's usual one, a transposed input, a
+                transposed convolution whose padding follows from the sizes of its output.
         """
         op = edit.op(node)
         if op not in OPERATORS:
@@ -64,6 +64,8 @@ class Form:
             raise Declined("its weights are not all finite")
         if values.size == 0:
             raise Declined("it has no weights")
+        if not values.any():
+            raise Declined("its weights are all zero")
         return _convolution(node, values) if op.startswith("Conv") else _product(node, values)
 
     @property

@@ -129,17 +129,19 @@ class Sweeps:
         return max(0.0, self.energy - 2 * float((product * factor).sum()) + float(((factor.T @ factor) * gram).sum()))
 
 
-def alternate(sweeps: Sweeps, start: Terms, most: int, tolerance: float = 1e-8) -> tuple[Terms, float]:
+def alternate(
+    sweeps: Sweeps, start: Terms, most: int, tolerance: float = 1e-8, pace: float = 0.5
+) -> tuple[Terms, float]:
     """Alternating least squares from a start: the terms, and the share of the tensor's energy that is lost.
 
     Each mode in turn gets ``X = M G^-1`` (`Sweeps`). Between sweeps all factors are carried on in the direction in
     which the last sweep moved them; where that raised the error it is taken back, and the pace halved (Ang et al.,
-    arXiv 2001.04321). On convolutions, 100 sweeps reach what takes 200 to 300 without.
+    arXiv 2001.04321). On convolutions, 100 sweeps reach what takes 200 to 300 without. `pace` is the first one, a share of the last move; of 0 it stays 0.
 
     Ends after `most` sweeps, or when one lowers the error, the square root of the share, by less than `tolerance`.
     """
     kept = factors = list(start.balanced().factors)
-    pace, before = 0.5, np.inf
+    before = np.inf
     for _ in range(most):
         moved = list(factors)
         for mode, product, gram in sweeps.over(moved):

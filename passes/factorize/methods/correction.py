@@ -33,7 +33,7 @@ def cancellation(terms: Terms, norm: float) -> float:
     return largest / (terms.rank**0.5 * norm) if norm > 0 else (np.inf if largest > 0 else 0.0)
 
 
-def corrected(sweeps: Sweeps, terms: Terms, bound: float, most: int = 50, tolerance: float = 1e-2) -> Terms:
+def corrected(sweeps: Sweeps, terms: Terms, bound: float, most: int = 50, tolerance: float = 3e-3) -> Terms:
     """Error-preserving correction: the least ``sum of |term|^2`` with ``|T - T'|^2 <= bound``, by alternating.
 
     With the other factors' columns scaled to length 1, a mode's factor X solves ``min |X|^2`` under that bound: a ridge

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
+from operator import itemgetter
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,16 +22,16 @@ Array = np.ndarray[Any, Any]
 Roots = list[tuple[Array | None, Array | None]]
 """For each mode the root of a metric and its inverse; None: the identity."""
 
-_TRIAL = 10
-"""Sweeps after which the starts are compared."""
 _SWEEPS = (100, 500)
-"""Fewest and most sweeps from the best start on."""
-_WORK = 4e11
-"""Multiplications that decide how many between the two."""
-_RANDOM = 2
+"""Fewest and most sweeps of alternating least squares."""
+_WORK = 1e11
+"""Operations on a tensor that decide how many between the two, and whether all starts are followed to the end."""
+_TRIAL = 10
+"""Sweeps after which the starts are compared where only one is."""
+_RANDOM = 3
 """Random starts."""
 _SEED = 0
-_SLACK = 1.01
+_SLACKS = (1.0, 1.01, 1.1)
 """How much larger a correction may make the error (the root of the share that is lost) of degenerate terms."""
 _NEGLIGIBLE = 1e-3
 """Errors below this, as large as those of float16, are none to a correction."""
@@ -49,13 +50,14 @@ class Cpd(Decomposition):
     For Gemm, MatMul and kernels of one pixel this is the SVD (`Svd`). Of groups, each is decomposed, with R terms each.
 
     Terms are found by alternating least squares (`alternate`) in float64, from several starts: the largest singular
-    triples of the slices of W, HOSVD (tensorly), random ones of a fixed seed. All run for a few sweeps, the best goes
-    on. The same weights and rank give the same terms, whatever was asked before.
+    triples of the slices of W, HOSVD (tensorly), random ones of a fixed seed. Of small layers all are followed to the
+    end; of others a few sweeps, in the leading directions of modes with more than R (CANDELINC), tell which.
+    The same weights and rank give the same terms, whatever was asked before.
 
     A best sum need not exist: terms may grow without bound and cancel each other. Terms whose norms sum up to more than
-    `DEGENERATE` times that of orthogonal terms are degenerate; they are corrected (`corrected`, Phan et al. 2020, arXiv
-    2008.05441) at the same error, or if that does not help at one 1 % larger. Else the next best start is taken, and
-    Declined raised if none is left.
+    `DEGENERATE` times that of orthogonal terms are degenerate: if all that were found are, they are corrected
+    (`corrected`, Phan et al. 2020, arXiv 2008.05441), at the same error, at one 1 % or at one 10 % larger. Declined is
+    raised if that does not help.
 
     With moments G, each mode but the first is taken in the metric that G makes on it, its partial trace: G is then
     taken for their Kronecker product, and a sum in the metric is a sum in W again. The last layer is fitted to all of
@@ -136,9 +138,10 @@ class Cpd(Decomposition):
         try:
             terms = [_padded(own, rank).balanced() for own in find(rank)]
             refined = self._built(terms, rank).refined(self.form, moments).last
-            terms = [Terms((last.T, *own.factors[1:])) for last, own in zip(refined, terms, strict=True)]
-            for own, tensor in zip(terms, self._tensors, strict=True):
-                check_cancellation(cancellation(own, float(np.linalg.norm(tensor))), rank)
+            terms = [
+                _towards(own, last.T, float(np.linalg.norm(tensor)))
+                for own, last, tensor in zip(terms, refined, self._tensors, strict=True)
+            ]
             return self._built(terms, rank)
         except Declined as reason:
             return reason
@@ -203,31 +206,23 @@ def closest(tensor: Array, rank: int, exact: Terms) -> Terms:
     if exact.rank <= rank or sum(size > 1 for size in tensor.shape) < 3:  # of a matrix, triples are the optimum
         return exact.first(rank)
     sweeps = Sweeps(tensor)
-    most = int(np.clip(_WORK / (2 * tensor.size * rank), *_SWEEPS))
+    work = 4 * tensor.size * rank
+    most = int(np.clip(_WORK / work, *_SWEEPS))
+    starts = _many_starts if work * most * (_RANDOM + 2) <= _WORK else _best_start
+    ended = sorted((alternate(sweeps, own, most) for own in starts(sweeps, tensor, rank, exact)), key=itemgetter(1))
     norm = sweeps.energy**0.5
-    trials = sorted(
-        (alternate(sweeps, start, _TRIAL) for start in _starts(tensor, rank, exact)), key=lambda own: own[1]
-    )
-    least = np.inf
-    for trial, _ in trials:
-        terms, share = alternate(sweeps, trial, most)
-        for slack in (1.0, _SLACK):
-            if cancellation(terms, norm) > DEGENERATE:
-                terms = corrected(sweeps, terms, max(share * slack**2, _NEGLIGIBLE**2) * sweeps.energy)
-        least = min(least, cancellation(terms, norm))
-        if least <= DEGENERATE:
+    for terms, _ in ended:
+        if cancellation(terms, norm) <= DEGENERATE:
             return terms
-    check_cancellation(least, rank)
-    return terms
-
-
-def check_cancellation(found: float, rank: int) -> None:
-    """Raise Declined for degenerate terms."""
-    if found > DEGENERATE:
-        raise Declined(
-            f"its {rank} terms cancel each other: their norms sum up to {found:.3g} times those of orthogonal ones, "
-            f"more than {DEGENERATE:g}"
-        )
+    for slack in _SLACKS:
+        for terms, share in ended:
+            found = corrected(sweeps, terms, max(share * slack**2, _NEGLIGIBLE**2) * sweeps.energy)
+            if cancellation(found, norm) <= DEGENERATE:
+                return found
+    raise Declined(
+        f"its {rank} terms cancel each other: their norms sum up to {cancellation(found, norm):.3g} times those of "
+        f"orthogonal ones, more than {DEGENERATE:g}, and no smaller ones are as close"
+    )
 
 
 def metric_roots(moments: Array | None, shape: tuple[int, ...]) -> Roots:
@@ -253,16 +248,32 @@ def metric_roots(moments: Array | None, shape: tuple[int, ...]) -> Roots:
     return found
 
 
-def _starts(tensor: Array, rank: int, exact: Terms) -> Iterator[Terms]:
+def _many_starts(sweeps: Sweeps, tensor: Array, rank: int, exact: Terms) -> Iterator[Terms]:
+    """Of a small tensor. From HOSVD, 100 sweeps at no pace are what tensorly's `parafac` does: never worse than that."""
     yield exact.first(rank)
+    yield alternate(sweeps, hosvd(tensor, rank, _SEED), 100, pace=0.0)[0]
+    rng = np.random.default_rng(_SEED)
+    yield from (normal(tensor.shape, rank, rng) for _ in range(_RANDOM))
+
+
+def _best_start(sweeps: Sweeps, tensor: Array, rank: int, exact: Terms) -> Iterator[Terms]:
+    """Of a large tensor the best after a few sweeps, most of them in the leading directions of the modes."""
     directions = bases(tensor, rank)
     core = turned(tensor, [None if own is None else own.T for own in directions])
-    sweeps, rng = Sweeps(core), np.random.default_rng(_SEED)
-    small = [hosvd(core, rank, _SEED), *(normal(core.shape, rank, rng) for _ in range(_RANDOM))]
-    if core.shape == tensor.shape:
-        yield from small
-    else:
-        yield from (alternate(sweeps, start, _TRIAL)[0].times(directions) for start in small)
+    small, rng = Sweeps(core), np.random.default_rng(_SEED)
+    inner = [hosvd(core, rank, _SEED), *(normal(core.shape, rank, rng) for _ in range(_RANDOM))]
+    starts = [exact.first(rank), *(alternate(small, own, _TRIAL)[0].times(directions) for own in inner)]
+    yield min((alternate(sweeps, own, _TRIAL) for own in starts), key=itemgetter(1))[0]
+
+
+def _towards(terms: Terms, last: Array, norm: float) -> Terms:
+    """The terms with `last` as the first mode's factor, or with one as close to it as does not make them degenerate."""
+    first, *others = terms.factors
+    for share in (1.0, 0.75, 0.5, 0.25):
+        found = Terms((share * last + (1 - share) * first, *others))
+        if cancellation(found, norm) <= DEGENERATE:
+            return found
+    return terms
 
 
 def _padded(terms: Terms, rank: int) -> Terms:

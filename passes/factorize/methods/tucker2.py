@@ -22,7 +22,7 @@ _SWEEPS = 100
 _LEAST_SWEEPS = 3
 _GAIN = 1e-5
 """By how much a sweep must lower the relative error of the weights, in its norm, for another one to follow."""
-_FITS = 3
+_FITS = 2
 """How often, with moments, the first layer is fitted to what the last one keeps."""
 _DAMPING = 1e-6
 """As that of `Factors.refined`."""

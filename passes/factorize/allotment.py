@@ -1,0 +1,209 @@
+"""Which layers are cut, by which method and to which ranks: as the options of `factorize` say."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from lpcc import edit
+from lpcc.analysis.shapes import bind
+from lpcc.errors import UsageError
+from lpcc.passes.factorize.factors import Rank
+from lpcc.passes.factorize.fitting import Cut
+from lpcc.passes.factorize.form import Declined, Form
+from lpcc.passes.factorize.methods import METHODS, Decomposition
+from lpcc.passes.factorize.ranks.analytic import rank_by_energy, rank_by_ratio
+from lpcc.passes.factorize.ranks.evbmf import ranks_by_evbmf
+from lpcc.passes.factorize.ranks.planning import Goals, Layer, Plan, offers, pays, plan
+from lpcc.passes.factorize.ranks.prices import Prices
+from lpcc.passes.factorize.ranks.skeleton import Work, most, skeleton
+from lpcc.passes.prune.multiples import channel_multiple
+from lpcc.passes.reconstruct import Sums, by_result
+from lpcc.pipeline import Context
+from lpcc.pipeline.layers import matching
+
+if TYPE_CHECKING:
+    from lpcc.passes.factorize.factorize import Factorize
+
+Array = np.ndarray[Any, Any]
+
+_DROPS = 8
+"""Networks that are tried for the largest error within a drop; each halves what is open on a logarithmic scale."""
+_LEAST, _MOST = 1e-4, 0.9
+
+
+@dataclass(frozen=True)
+class Allotment:
+    """By the tensors that layers make: how they are cut, and why others are left alone."""
+
+    cuts: Mapping[str, Cut]
+    left: Mapping[str, str]
+
+
+class Layers:
+    """The layers of one graph that could be factorised, and what may become of them.
+
+    `forms` says what they are, and `sums` what they read, where that is known, by the tensors that they make.
+    """
+
+    def __init__(
+        self, graph: gs.Graph, forms: Mapping[str, Form], sums: Mapping[str, Sums], asked: Factorize, ctx: Context
+    ) -> None:
+        self._graph = graph
+        self._forms = forms
+        self._sums = sums
+        self._asked = asked
+        self._ctx = ctx
+        self._nodes = by_result(graph)
+        self._multiple = asked.multiple or (1 if ctx.target is None else channel_multiple(ctx.target))
+
+    def allot(self, drop: Callable[[Mapping[str, Cut]], float]) -> Allotment:
+        """The cuts, as the options of the pass say; `drop` measures how much worse a network is with some cuts.
+
+        Raises:
+            Infeasible: a goal cannot be met.
+            UsageError: a layer or a rank that there is not, or a goal that is priced and there is no target.
+        """
+        asked = self._asked
+        if asked.ranks:
+            return self._given()
+        if asked.max_drop is not None:
+            return self._within(asked.max_drop, drop)
+        if asked.energy is not None or asked.ratio is not None or asked.evbmf:
+            return self._each()
+        return _allotment(self._plan(Goals(asked.speedup, asked.macs, asked.size, error=asked.error)))
+
+    @cached_property
+    def offered(self) -> tuple[list[Layer], dict[str, str]]:
+        """The layers with what they are offered on the target, and why others are offered nothing; by their tensors."""
+        layers: list[Layer] = []
+        left: dict[str, str] = {}
+        for result, form in self._forms.items():
+            self._told(len(layers) + len(left))
+            ways = {method: partial(self._decomposed, result, method) for method in self._asked.method}
+            try:
+                prices = self._prices.layer(self._nodes[result], form)
+                layers.append(Layer(result, prices.before, offers(prices, ways, self._multiple)))
+            except Declined as reason:
+                left[result] = str(reason)
+        self._told(len(self._forms))
+        return layers, left
+
+    def _plan(self, goals: Goals) -> Plan:
+        layers, left = self.offered
+        return plan(layers, self._prices.total, goals, left)
+
+    def _within(self, most_lost: float, drop: Callable[[Mapping[str, Cut]], float]) -> Allotment:
+        """The cuts of the largest error of all layers at which the network gets no worse than that."""
+        found = Allotment({}, dict.fromkeys(self._forms, "with it the drop would be too large"))
+        low, high = np.log(_LEAST), np.log(_MOST)
+        for done in range(_DROPS):
+            self._ctx.progress("look for the largest error", done, _DROPS)
+            middle = float(np.exp((low + high) / 2))
+            tried = _allotment(self._plan(Goals(error=middle)))
+            if drop(tried.cuts) <= most_lost:
+                found, low = tried, np.log(middle)
+            else:
+                high = np.log(middle)
+        return found
+
+    def _given(self) -> Allotment:
+        """What `ranks` says. Raises UsageError for a layer or a rank that there is not."""
+        names = {edit.label(self._nodes[result]): result for result in self._forms}
+        cuts: dict[str, Cut] = {}
+        method = self._asked.method[0]
+        for text in self._asked.ranks:
+            pattern, _, numbers = text.rpartition("=")
+            if not pattern or not all(number.isdecimal() for number in numbers.split("x")):
+                raise UsageError(f"factorize: ranks takes layer=rank, of tucker2 layer=rankxrank, not `{text}`")
+            rank = tuple(int(number) for number in numbers.split("x"))
+            for name in sorted(matching(names, [pattern], "factorize: ranks")):
+                result = names[name]
+                try:
+                    self._decomposed(result, method).check(rank)
+                except (ValueError, Declined) as reason:
+                    raise UsageError(f"factorize: ranks: `{text}`: {reason}") from None
+                cuts[result] = Cut(method, rank)
+        return Allotment(cuts, {})
+
+    def _each(self) -> Allotment:
+        """Every layer by itself, by the method that loses least at its price, where one pays."""
+        cuts: dict[str, Cut] = {}
+        left: dict[str, str] = {}
+        for result in self._forms:
+            self._told(len(cuts) + len(left))
+            ways: list[tuple[float, Cut]] = []
+            reasons: list[str] = []
+            for method in self._asked.method:
+                try:
+                    ways.append(self._way(result, method))
+                except Declined as reason:
+                    reasons.append(f"{method}: {reason}")
+            if ways:
+                cuts[result] = min(ways, key=lambda way: way[0])[1]
+            else:
+                left[result] = "; ".join(dict.fromkeys(reasons))
+        self._told(len(self._forms))
+        return Allotment(cuts, left)
+
+    def _way(self, result: str, method: str) -> tuple[float, Cut]:
+        """A cut, with the energy lost and the share of the work left in sum. Raises Declined where it does not pay."""
+        form, node = self._forms[result], self._nodes[result]
+        work = Work.of(node, form, self._shapes)
+        rank = self._rank(result, method, work)
+        share = work.stages(skeleton(form, method, rank).stages) / max(work.layer(form), 1)
+        said = "x".join(map(str, rank))
+        if share >= 1:
+            raise Declined(f"rank {said} has no fewer multiply-accumulates")
+        if self._ctx.target is not None:
+            prices = self._prices.layer(node, form)
+            before, after = prices.before.latency_ms, prices.after(method, rank).latency_ms
+            if not pays(prices.before, prices.after(method, rank)):
+                times = after / before if before > 0 else np.inf
+                raise Declined(f"rank {said} would take {times:.2f} times as long on {self._ctx.target.name}")
+        return self._decomposed(result, method).error(rank) + share, Cut(method, rank)
+
+    def _rank(self, result: str, method: str, work: Work) -> Rank:
+        """The rank that the options ask for. Raises Declined where there is none."""
+        asked, form = self._asked, self._forms[result]
+        if asked.ratio is not None:
+            return rank_by_ratio(form, method, work, 1 - asked.ratio, self._step(form))
+        if asked.energy is not None:
+            rank = rank_by_energy(self._decomposed(result, method), asked.energy)
+        else:
+            rank = ranks_by_evbmf(form, method)
+            if not all(rank):
+                raise Declined("nothing of it stands out of the noise")
+        step, full = self._step(form), most(form, method)
+        return tuple(min(-(-own // step) * step, limit) for own, limit in zip(rank, full, strict=True))
+
+    def _step(self, form: Form) -> int:
+        """The least rank whose channels in all groups are a multiple of what kernels like."""
+        return self._multiple // int(np.gcd(self._multiple, form.groups))
+
+    def _decomposed(self, result: str, method: str) -> Decomposition:
+        """A layer by a method. Raises Declined."""
+        own = self._sums.get(result)
+        return METHODS[method](self._forms[result], None if own is None else own.gram.astype(np.float64))
+
+    def _told(self, done: int) -> None:
+        self._ctx.progress("decompose layers", done, len(self._forms))
+
+    @cached_property
+    def _shapes(self) -> Any:
+        return bind(self._graph)
+
+    @cached_property
+    def _prices(self) -> Prices:
+        if self._ctx.target is None:
+            raise UsageError("factorize: a goal for the whole network is priced on a target: give one")
+        return Prices(self._graph, self._ctx.target)
+
+
+def _allotment(found: Plan) -> Allotment:
+    return Allotment({name: Cut(own.method, own.rank) for name, own in found.choices.items()}, found.left)
