@@ -69,7 +69,7 @@ def components(
         if len(dense) != 1 or len(group.readers) != 1 or group.readers[0].op not in _LINEAR:
             continue
         maker, reader = dense[0], group.readers[0]
-        if maker.op not in _LINEAR or not skip.isdisjoint(layer.name for layer in (*group.makers, reader)):
+        if maker.op not in _LINEAR or any(layer.name in skip for layer in (*group.makers, reader)):
             continue
         tensor = _between(nodes[maker.output], nodes[reader.output], group, outputs)
         if tensor is None:
