@@ -135,8 +135,9 @@ def alternate(
     """Alternating least squares from a start: the terms, and the share of the tensor's energy that is lost.
 
     Each mode in turn gets ``X = M G^-1`` (`Sweeps`). Between sweeps all factors are carried on in the direction in
-    which the last sweep moved them; where that raised the error it is taken back, and the pace halved (Ang et al.,
-    arXiv 2001.04321). On convolutions, 100 sweeps reach what takes 200 to 300 without. `pace` is the first one, a share of the last move; of 0 it stays 0.
+    which the last sweep moved them, by the share `pace` of it at first; where that raised the error it is taken back,
+    and the pace halved (Ang et al., arXiv 2001.04321). On convolutions, 100 sweeps reach what takes 200 to 300 at a
+    pace of 0.
 
     Ends after `most` sweeps, or when one lowers the error, the square root of the share, by less than `tolerance`.
     """

@@ -33,14 +33,16 @@ def cancellation(terms: Terms, norm: float) -> float:
     return largest / (terms.rank**0.5 * norm) if norm > 0 else (np.inf if largest > 0 else 0.0)
 
 
-def corrected(sweeps: Sweeps, terms: Terms, bound: float, most: int = 50, tolerance: float = 3e-3) -> Terms:
+def corrected(
+    sweeps: Sweeps, terms: Terms, bound: float, enough: float = 0.0, most: int = 50, tolerance: float = 3e-3
+) -> Terms:
     """Error-preserving correction: the least ``sum of |term|^2`` with ``|T - T'|^2 <= bound``, by alternating.
 
     With the other factors' columns scaled to length 1, a mode's factor X solves ``min |X|^2`` under that bound: a ridge
     regression ``X = M (G + s I)^-1`` (M and G as in `Sweeps`). Through G = Q L Q^T its error is a function of s that
     rises, whose largest allowed s is found by bisection. Phan et al., arXiv 2008.05441. A mode where not even s = 0
-    keeps the bound within rounding is left as it is. Ends after `most` sweeps or when one takes less than the share
-    `tolerance` off the sum.
+    keeps the bound within rounding is left as it is. Ends after `most` sweeps, when the `cancellation` is `enough`, or
+    when a sweep takes less than the share `tolerance` off the sum.
 
     Where rounding leaves no way to keep the bound, the terms are given back as they were.
     """
@@ -51,7 +53,8 @@ def corrected(sweeps: Sweeps, terms: Terms, bound: float, most: int = 50, tolera
         for mode, product, gram in sweeps.over(factors):
             factors[mode], lengths = _unit(_ridge(product, gram, factors[mode] * lengths, sweeps.energy, bound))
         total = float(np.square(lengths).sum())
-        if not total < before * (1 - tolerance):
+        reached = float(lengths.sum()) <= enough * (terms.rank * sweeps.energy) ** 0.5
+        if reached or not total < before * (1 - tolerance):
             break
         before = total
     found = Terms((factors[0] * lengths, *factors[1:])).balanced()

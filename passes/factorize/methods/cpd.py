@@ -26,6 +26,8 @@ _SWEEPS = (100, 500)
 """Fewest and most sweeps of alternating least squares."""
 _WORK = 1e11
 """Operations on a tensor that decide how many between the two, and whether all starts are followed to the end."""
+_STRETCH = 50
+"""Sweeps between looks at whether terms are degenerate."""
 _TRIAL = 10
 """Sweeps after which the starts are compared where only one is."""
 _RANDOM = 3
@@ -55,9 +57,9 @@ class Cpd(Decomposition):
     The same weights and rank give the same terms, whatever was asked before.
 
     A best sum need not exist: terms may grow without bound and cancel each other. Terms whose norms sum up to more than
-    `DEGENERATE` times that of orthogonal terms are degenerate: if all that were found are, they are corrected
-    (`corrected`, Phan et al. 2020, arXiv 2008.05441), at the same error, at one 1 % or at one 10 % larger. Declined is
-    raised if that does not help.
+    `DEGENERATE` times that of orthogonal terms are degenerate. They are corrected (`corrected`, Phan et al. 2020, arXiv
+    2008.05441), at the same error, at one 1 % or at one 10 % larger; where that does not help, what was found before
+    they became so is taken. Declined is raised at a rank where all that was found is degenerate.
 
     With moments G, each mode but the first is taken in the metric that G makes on it, its partial trace: G is then
     taken for their Kronecker product, and a sum in the metric is a sum in W again. The last layer is fitted to all of
@@ -209,20 +211,39 @@ def closest(tensor: Array, rank: int, exact: Terms) -> Terms:
     work = 4 * tensor.size * rank
     most = int(np.clip(_WORK / work, *_SWEEPS))
     starts = _many_starts if work * most * (_RANDOM + 2) <= _WORK else _best_start
-    ended = sorted((alternate(sweeps, own, most) for own in starts(sweeps, tensor, rank, exact)), key=itemgetter(1))
+    found = [followed(sweeps, own, most) for own in starts(sweeps, tensor, rank, exact)]
+    terms, share = min(found, key=itemgetter(1))
+    if share == np.inf:
+        lowest = min(cancellation(terms, sweeps.energy**0.5) for terms, _ in found)
+        raise Declined(
+            f"its {rank} terms cancel each other: their norms sum up to {lowest:.3g} times those of orthogonal ones, "
+            f"more than {DEGENERATE:g}, and no smaller ones are as close"
+        )
+    return terms
+
+
+def followed(sweeps: Sweeps, start: Terms, most: int) -> tuple[Terms, float]:
+    """The closest terms on the way from a start that are not degenerate, and the share of the energy that they lose.
+
+    Degenerate ones are corrected on the way, and where that fails, or costs all that was gained, the way ends. The
+    share is infinite, and the terms are degenerate, where there are no others.
+    """
     norm = sweeps.energy**0.5
-    for terms, _ in ended:
-        if cancellation(terms, norm) <= DEGENERATE:
-            return terms
-    for slack in _SLACKS:
-        for terms, share in ended:
-            found = corrected(sweeps, terms, max(share * slack**2, _NEGLIGIBLE**2) * sweeps.energy)
-            if cancellation(found, norm) <= DEGENERATE:
-                return found
-    raise Declined(
-        f"its {rank} terms cancel each other: their norms sum up to {cancellation(found, norm):.3g} times those of "
-        f"orthogonal ones, more than {DEGENERATE:g}, and no smaller ones are as close"
-    )
+    kept = start, np.inf
+    if cancellation(start, norm) <= DEGENERATE:
+        kept = start, sweeps.residual(start) / sweeps.energy
+    terms = start
+    for _ in range(0, most, _STRETCH):
+        terms, share = alternate(sweeps, terms, _STRETCH)
+        for slack in _SLACKS:
+            if cancellation(terms, norm) > DEGENERATE:
+                bound = max(share * slack**2, _NEGLIGIBLE**2) * sweeps.energy
+                terms = corrected(sweeps, terms, bound, DEGENERATE / 2)
+        share = sweeps.residual(terms) / sweeps.energy
+        if cancellation(terms, norm) > DEGENERATE or share >= kept[1]:
+            return (terms, np.inf) if kept[1] == np.inf else kept
+        kept = terms, share
+    return kept
 
 
 def metric_roots(moments: Array | None, shape: tuple[int, ...]) -> Roots:
@@ -249,7 +270,7 @@ def metric_roots(moments: Array | None, shape: tuple[int, ...]) -> Roots:
 
 
 def _many_starts(sweeps: Sweeps, tensor: Array, rank: int, exact: Terms) -> Iterator[Terms]:
-    """Of a small tensor. From HOSVD, 100 sweeps at no pace are what tensorly's `parafac` does: never worse than that."""
+    """Of a small tensor. 100 sweeps from HOSVD at a pace of 0 are what `parafac` of tensorly does: it is no closer."""
     yield exact.first(rank)
     yield alternate(sweeps, hosvd(tensor, rank, _SEED), 100, pace=0.0)[0]
     rng = np.random.default_rng(_SEED)
