@@ -70,8 +70,7 @@ class Factorize(Pass):
     error: Annotated[float, Range(0, 1)] | None = None
     """Share of the energy that all layers together may lose; within that the network is made as fast as it gets."""
     max_drop: Annotated[float, Range(0, 100)] | None = None
-    """Percent of the images kept apart that may change their class, those of which the network is sure above all; within
-    that it is made as fast as it gets."""
+    """Percent of the images kept apart that may change their class; within that it is made as fast as it gets."""
     energy: Annotated[float, Range(0, 1)] | None = None
     """Share of the energy of its output that each layer keeps."""
     ratio: Annotated[float, Range(0, 1)] | None = None
@@ -154,10 +153,7 @@ class Factorize(Pass):
         return ctx.keep(key, made)
 
     def _drop(self, graph: gs.Graph, cuts: Mapping[str, Cut], ctx: Context) -> float:
-        """Percent of the images kept apart that change their class, each as the network was sure of it.
-
-        Raises UsageError: there are no images, or no classes.
-        """
+        """Percent of the images kept apart that change their class. Raises UsageError: no images, or no classes."""
         if ctx.calibration is None:
             raise UsageError("factorize: max-drop is measured on images: there are none")
         from lpcc.runtime import Session
@@ -169,7 +165,7 @@ class Factorize(Pass):
         feeds = images_apart(ctx.calibration, images_used(ctx.calibration, self.images), self.images)
         runs = ((len(next(iter(feed.values()))), whole.run(feed), cut.run(feed)) for feed in feeds)
         names = [spec.name for spec in whole.outputs]
-        agreement = compare_runs(runs, names, class_outputs(model), by_margin=True).agreement
+        agreement = compare_runs(runs, names, class_outputs(model)).agreement
         if agreement is None:
             raise UsageError("factorize: max-drop counts classes, and no output says any: give `error` instead")
         return 100 - agreement

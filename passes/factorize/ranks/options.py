@@ -18,6 +18,10 @@ _MOST_OF_CPD: Final = 5  # each costs an alternating optimisation
 _SIDE: Final = 6  # ranks of one unfolding of Tucker-2
 _FINEST: Final = 4  # channels; fewer fill no vector register
 
+_TOP: Final = 0.9
+"""Share of the rank at break-even that is looked at: closer to it nothing is gained."""
+_RANGE: Final = 16
+"""How many times the least rank the largest is, where the numbers of channels allow."""
 _BELOW: Final = 1 - 1e-9
 """Share of a layer's multiply-accumulates that is less than all of them."""
 
@@ -36,7 +40,7 @@ def candidates(form: Form, method: str, work: Work, multiple: int) -> tuple[Rank
         return ()
     if len(limit) == 1:
         count = _MOST_OF_CPD if is_cpd(form, method) else _MOST
-        found: list[Rank] = [(rank,) for rank in _spread(limit[0], form.groups, multiple, count)]
+        found: list[Rank] = [(rank,) for rank in _spread(round(_TOP * limit[0]), form.groups, multiple, count)]
     else:
         sides = [_spread(full, form.groups, multiple, _SIDE) or [full] for full in most(form, method)]
         found = _undominated(form, method, work, [rank for rank in product(*sides) if lowered(form, rank) == rank])
@@ -47,7 +51,7 @@ def _spread(limit: int, groups: int, multiple: int, count: int) -> list[int]:
     """About `count` ranks up to a limit."""
     step = multiple // gcd(multiple, groups)
     blocks = limit // step
-    wanted = np.geomspace(1, blocks, count) if blocks else np.zeros(0)
+    wanted = np.geomspace(max(1, blocks / _RANGE), blocks, count) if blocks else np.zeros(0)
     found = {step * round(each) for each in wanted}
     part = step
     while len(found) < 3 and part % 2 == 0 and part * groups > _FINEST:

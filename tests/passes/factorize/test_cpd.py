@@ -42,7 +42,7 @@ def moments(form: Form, seed: int = 0, rows: int = 4000) -> np.ndarray:
     """Of correlated rows: neighbours in the window and channels have much in common."""
     rng = np.random.default_rng(seed)
     depth = form.matrix.shape[1]
-    mixing = rng.normal(size=(depth, depth)) * np.exp(-np.arange(depth) / depth * 5)[:, None]
+    mixing = rng.normal(size=(depth, depth)) * np.exp(-np.arange(depth) / depth * 2)[:, None]
     read = rng.normal(size=(rows, depth)) @ mixing
     return np.broadcast_to(read.T @ read / rows, (form.groups, depth, depth)).copy()
 

@@ -44,8 +44,8 @@ def test_all_are_below_break_even(method, outputs, inputs, kernel, groups, multi
 def test_multiples_spread_geometrically():
     found = [rank for (rank,) in candidates(conv(512, 512), "bmd", WORK, 8)]
     assert all(rank % 8 == 0 for rank in found)
-    assert found[0] == 8
-    assert found[-1] == 760  # 3 * 512 * 512 / (512 + 512) is break-even: 768 gains nothing
+    assert found[-1] in (680, 688, 696)  # nine tenths of break-even, 9 * 512 * 512 / (3 * (512 + 512)) = 768
+    assert found[0] in (40, 48)
     assert 10 <= len(found) <= 12
     steps = np.diff(found)
     assert (np.diff(steps) >= 0).sum() >= len(steps) - 2
