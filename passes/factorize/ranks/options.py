@@ -35,7 +35,7 @@ def candidates(form: Form, method: str, work: Work, multiple: int) -> tuple[Rank
     no other beats in both multiply-accumulates and the sum of what the unfoldings lose, which bounds the error.
     """
     try:
-        (*limit,) = rank_by_ratio(form, method, work, _BELOW)
+        limit = rank_by_ratio(form, method, work, _BELOW)
     except Declined:
         return ()
     if len(limit) == 1:
