@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from lpcc import edit
+from lpcc.analysis.types import annotate
 from lpcc.data import Dataset
 from lpcc.graph import clone
 from lpcc.train.history import History
@@ -98,6 +99,8 @@ class Gate:
     tensor: str
     reader: str
     """What the layer makes that reads it."""
+    rank: int
+    """Of the tensor: how many axes."""
     axis: int
     places: Array
     """Number of the gate at each place of the axis, from 0."""
@@ -148,8 +151,7 @@ class Gated(nn.Module):
         """
         super().__init__()
         self.gates, self.goal = tuple(gates), goal
-        widened, self._names, self._each = _with_inputs(graph, self.gates)
-        self._dtypes = {name: tensor_of(np.zeros(0, dtype)).dtype for name, dtype in self._names.items()}
+        widened, self._inputs = _with_inputs(graph, self.gates)
         self.network = Network(widened, float_graph=float_graph)
         self._cost, self._samples, self._pace = cost, samples, pace
         counts = [gate.count for gate in self.gates]
@@ -195,16 +197,12 @@ class Gated(nn.Module):
         else:
             parts = list(settled(self.log_alpha())[None].split([gate.count for gate in self.gates], dim=1))
         found = {}
-        for gate, name, own, part in zip(self.gates, self._names, self._each, parts, strict=True):
-            rank, each = own
-            shape = [1] * rank
-            shape[gate.axis] = len(gate.places)
-            if each:
-                shape[0] = len(part)
-            else:
-                part = part[:1]
-            places = torch.from_numpy(gate.places).to(part.device)
-            found[name] = part[:, places].reshape(shape).to(self._dtypes[name])
+        for gate, given, part in zip(self.gates, self._inputs, parts, strict=True):
+            own = part if given.by_sample else part[:1]
+            shape = [1] * gate.rank
+            shape[0], shape[gate.axis] = len(own), len(gate.places)
+            places = torch.from_numpy(gate.places).to(own.device)
+            found[given.name] = own[:, places].reshape(shape).to(given.dtype)
         return found
 
     def log_alpha(self) -> Tensor:
@@ -251,31 +249,40 @@ class Gated(nn.Module):
         return self.network.write(graph)
 
 
-def _with_inputs(graph: gs.Graph, gates: Sequence[Gate]) -> tuple[gs.Graph, dict[str, Any], list[tuple[int, bool]]]:
-    """A copy of a graph that has an input for each gate, with their types; of each the rank, and if samples differ."""
+def _with_inputs(graph: gs.Graph, gates: Sequence[Gate]) -> tuple[gs.Graph, tuple[_Input, ...]]:
+    """A copy of a graph that multiplies each tensor that has gates with a further input."""
     copy = clone(graph)
-    names: dict[str, Any] = {}
-    each: list[tuple[int, bool]] = []
-    batches = {tensor.shape[0] for tensor in copy.inputs if tensor.shape}
-    by_result = {node.outputs[0].name: node for node in copy.nodes if node.outputs}
+    annotate(copy)
+    found: list[_Input] = []
+    batches = {tensor.shape[0] if tensor.shape else None for tensor in copy.inputs}
+    readers = {node.outputs[0].name: node for node in copy.nodes if node.outputs}
     with edit.Edit(copy) as e:
         for gate in gates:
-            reader = by_result[gate.reader]
+            reader = readers[gate.reader]
             at, tensor = next((i, t) for i, t in enumerate(reader.inputs) if t.name == gate.tensor)
-            sampled = len(batches) == 1 and tensor.shape[0] is not None and tensor.shape[0] in batches
-            rank = len(tensor.shape)
-            shape: list[int | str | None] = [1] * rank
+            shape: list[int | str | None] = [1] * gate.rank
             shape[gate.axis] = len(gate.places)
-            if sampled:
-                shape[0] = tensor.shape[0]
-            value = e.fresh(f"{gate.tensor}/gates", tensor.dtype, shape)
+            batch = tensor.shape[0] if tensor.shape and gate.axis else None
+            by_sample = batch is not None and batches == {batch}
+            shape[0] = batch if by_sample else shape[0]
+            dtype = reader.inputs[1].dtype
+            value = e.fresh(f"{gate.tensor}/gates", dtype, shape)
             copy.inputs.append(value)
-            result = e.fresh(f"{gate.tensor}/gated", tensor.dtype, tensor.shape)
+            result = e.fresh(f"{gate.tensor}/gated", dtype, tensor.shape)
             e.add("Mul", [tensor, value], [result], name=result.name)
             e.replace_input(reader, at, result)
-            names[value.name] = tensor.dtype
-            each.append((rank, sampled and gate.axis > 0))
-    return copy, names, each
+            found.append(_Input(value.name, tensor_of(np.zeros(0, dtype)).dtype, by_sample))
+    return copy, tuple(found)
+
+
+@dataclass(frozen=True)
+class _Input:
+    """The input of a graph through which gates come."""
+
+    name: str
+    dtype: Any
+    by_sample: bool
+    """Whether each sample may have gates of its own: the first axis of the tensor is that of the samples."""
 
 
 def learn(

@@ -36,6 +36,8 @@ class Components:
     """Names of the nodes that make, convolve and read them."""
     tensor: str
     """What the last layer reads."""
+    rank: int
+    """Of that tensor: how many axes."""
     axis: int
     """Of that tensor, along which the components stand."""
     places: Array
@@ -43,7 +45,7 @@ class Components:
     reader: str
     """The tensor that the last layer makes."""
     strength: Array
-    """Norm of the weights that the last layer has for each place, (places,)."""
+    """Norm of the weights that the last layer has for the component at each place, (places,)."""
 
     def __len__(self) -> int:
         return len(self.group)
@@ -111,7 +113,8 @@ def _components(found: ChannelGroups, group: Group, reader: Layer, node: gs.Node
     strength = np.array([each[read == channel].sum() for channel in line])
     layers = (*(layer.name for layer in group.makers), reader.name)
     places = np.searchsorted(group.channels, line)
-    return Components(group, layers, tensor.name, axis, places, reader.output, np.sqrt(strength))
+    rank = len(found.labels[tensor.name])
+    return Components(group, layers, tensor.name, rank, axis, places, reader.output, np.sqrt(strength))
 
 
 def _axis(found: ChannelGroups, name: str, group: Group) -> tuple[int, Array]:

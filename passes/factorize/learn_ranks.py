@@ -112,7 +112,7 @@ class LearnRanks(Recipe, Pass):
             task.graph,
             teacher,
             data if self.labels else data.unlabelled(),
-            [Gate(one.tensor, one.reader, one.axis, one.places, one.strength) for one in task.known],
+            [Gate(one.tensor, one.reader, one.rank, one.axis, one.places, one.strength) for one in task.known],
             task.cost,
             task.goal,
             "+".join(self.loss),
