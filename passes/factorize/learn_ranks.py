@@ -25,6 +25,8 @@ from lpcc.train.recipe import Recipe
 
 Array = np.ndarray[Any, Any]
 
+_SLACK = 1e-9
+"""Relative excess over the goal that counts as rounding."""
 _LEAST_GATE = 0.01
 """What the gate of a component that stays is at least: weights of zero would count as pruned from then on."""
 
@@ -184,7 +186,7 @@ class LearnRanks(Recipe, Pass):
         if ctx.returned:
             own = ctx.keep(f"learn-ranks: {self.macs:g} {self.multiple}", lambda: own)
             return max(least, fixed + own * (1 - fixed))
-        if least > self.macs:
+        if least > self.macs * (1 + _SLACK):
             without = " without the layers in `skip`" if self.skip else ""
             best = np.ceil(1000 * least) / 1000
             raise Infeasible(
@@ -211,7 +213,7 @@ class _Task:
 
     def kept(self, scores: Sequence[Array]) -> list[Array]:
         """Which components of each group stay, bool, by scores that can be compared over groups."""
-        counts = kept_components(scores, self.allowed, self.left, self.goal)
+        counts = kept_components(scores, self.allowed, self.left, self.goal * (1 + _SLACK))
         return [_largest(own, count) for own, count in zip(scores, counts, strict=True)]
 
 
