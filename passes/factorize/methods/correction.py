@@ -21,7 +21,7 @@ DEGENERATE: Final = 10.0
 Of R terms at right angles it is at most 1. What is lost by cancelling is what is lost by rounding, times this: at 10,
 one of the three decimal digits of a float16, and of int8 (two) as much as can be lost.
 """
-_STEPS = 60
+_STEPS = 32
 """Halvings of the interval that the logarithm of a ridge lies in."""
 _ROUNDING = 1e-9
 """Share of a bound by which it may be missed."""
@@ -34,7 +34,7 @@ def cancellation(terms: Terms, norm: float) -> float:
 
 
 def corrected(
-    sweeps: Sweeps, terms: Terms, bound: float, enough: float = 0.0, most: int = 50, tolerance: float = 3e-3
+    sweeps: Sweeps, terms: Terms, bound: float, enough: float = 0.0, most: int = 30, tolerance: float = 3e-3
 ) -> Terms:
     """Error-preserving correction: the least ``sum of |term|^2`` with ``|T - T'|^2 <= bound``, by alternating.
 

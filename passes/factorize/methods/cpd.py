@@ -22,18 +22,20 @@ Array = np.ndarray[Any, Any]
 Roots = list[tuple[Array | None, Array | None]]
 """For each mode the root of a metric and its inverse; None: the identity."""
 
-_SWEEPS = (100, 500)
+_SWEEPS = (100, 300)
 """Fewest and most sweeps of alternating least squares."""
-_WORK = 1e11
+_WORK = 2e10
 """Operations on a tensor that decide how many between the two, and whether all starts are followed to the end."""
 _STRETCH = 50
 """Sweeps between looks at whether terms are degenerate."""
+_GAIN = 2e-3
+"""Share by which a stretch has to lower what is lost, for another one."""
 _TRIAL = 10
 """Sweeps after which the starts are compared where only one is."""
 _RANDOM = 3
 """Random starts."""
 _SEED = 0
-_SLACKS = (1.0, 1.01, 1.1)
+_SLACKS = (1.01, 1.1)
 """How much larger a correction may make the error (the root of the share that is lost) of degenerate terms."""
 _NEGLIGIBLE = 1e-3
 """Errors below this, as large as those of float16, are none to a correction."""
@@ -58,7 +60,7 @@ class Cpd(Decomposition):
 
     A best sum need not exist: terms may grow without bound and cancel each other. Terms whose norms sum up to more than
     `DEGENERATE` times that of orthogonal terms are degenerate. They are corrected (`corrected`, Phan et al. 2020, arXiv
-    2008.05441), at the same error, at one 1 % or at one 10 % larger; where that does not help, what was found before
+    2008.05441), at an error 1 % or else 10 % larger, and alternating goes on; where that does not help, what was found before
     they became so is taken. Declined is raised at a rank where all that was found is degenerate.
 
     With moments G, each mode but the first is taken in the metric that G makes on it, its partial trace: G is then
@@ -242,7 +244,9 @@ def followed(sweeps: Sweeps, start: Terms, most: int) -> tuple[Terms, float]:
         share = sweeps.residual(terms) / sweeps.energy
         if cancellation(terms, norm) > DEGENERATE or share >= kept[1]:
             return (terms, np.inf) if kept[1] == np.inf else kept
-        kept = terms, share
+        gained, kept = 1 - share / kept[1], (terms, share)
+        if gained < _GAIN:
+            break
     return kept
 
 
