@@ -31,6 +31,8 @@ from lpcc.search import Infeasible, choose
 _PAYS: Final = 0.98
 """Share of a layer's time that an option may take at most: less than that no prediction tells."""
 
+_ROUNDING: Final = 1e-9
+"""Share of what a network costs by which a goal may be missed."""
 _OPTIONS: Final = {"latency_ms": "speedup", "macs": "macs", "weight_bytes": "size", "energy_mj": "energy"}
 
 
@@ -149,19 +151,21 @@ def pays(before: Totals, after: Totals) -> bool:
 def plan(layers: Sequence[Layer], total: Totals, goals: Goals, left: Mapping[str, str] | None = None) -> Plan:
     """The best choice for all layers of a network that costs `total` now; `left` are layers left alone already, why.
 
-    An option that saves no time is never chosen, whatever the goals.
+    An option that saves no time, or loses all that a layer says, is never chosen, whatever the goals.
 
     Raises:
         Infeasible: the goals cannot be met; says what can.
     """
-    offered = [[offer for offer in layer.offers if pays(layer.before, offer.price)] for layer in layers]
+    offered = [
+        [offer for offer in layer.offers if offer.error < 1 and pays(layer.before, offer.price)] for layer in layers
+    ]
     groups = [
         [_change(layer, None), *(_change(layer, offer) for offer in own)]
         for layer, own in zip(layers, offered, strict=True)
     ]
     asked = goals.limits(total)
     # Differences: what is not factorised is on neither side.
-    limits = {name: limit - getattr(total, name) for name, limit in asked.items()}
+    limits = {name: limit - (1 - _ROUNDING) * getattr(total, name) for name, limit in asked.items()}
     damage = {} if goals.error is None else {"damage": -math.log1p(-goals.error) if goals.error < 1 else math.inf}
     bounded = {name: limit for name, limit in {**limits, **damage}.items() if math.isfinite(limit)}
     try:
@@ -223,9 +227,8 @@ def _change(layer: Layer, offer: Offer | None) -> dict[str, float]:
     """What an option adds to each quantity of the network; none: the layer stays."""
     if offer is None:
         return dict.fromkeys(_OPTIONS, 0.0) | {"damage": 0.0}
-    lost = -math.log1p(-offer.error) if offer.error < 1 else math.inf
     changes = {name: float(getattr(offer.price, name) - getattr(layer.before, name)) for name in _OPTIONS}
-    return changes | {"damage": layer.weight * lost if layer.weight or math.isfinite(lost) else math.inf}
+    return changes | {"damage": layer.weight * -math.log1p(-offer.error)}
 
 
 def _sum(groups: Sequence[Sequence[Mapping[str, float]]], chosen: Sequence[int], total: Totals) -> Totals:
