@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 Roots = list[tuple[Array | None, Array | None]]
 """For each mode the root of a metric and its inverse; None: the identity."""
 
-_SWEEPS = (100, 300)
+_SWEEPS = (50, 300)
 """Fewest and most sweeps of alternating least squares."""
 _WORK = 2e10
 """Operations on a tensor that decide how many between the two, and whether all starts are followed to the end."""
@@ -30,7 +30,7 @@ _STRETCH = 50
 """Sweeps between looks at whether terms are degenerate."""
 _GAIN = 2e-3
 """Share by which a stretch has to lower what is lost, for another one."""
-_TRIAL = 10
+_TRIAL = 5
 """Sweeps after which the starts are compared where only one is."""
 _RANDOM = 3
 """Random starts."""
@@ -60,8 +60,8 @@ class Cpd(Decomposition):
 
     A best sum need not exist: terms may grow without bound and cancel each other. Terms whose norms sum up to more than
     `DEGENERATE` times that of orthogonal terms are degenerate. They are corrected (`corrected`, Phan et al. 2020, arXiv
-    2008.05441), at an error 1 % or else 10 % larger, and alternating goes on; where that does not help, what was found before
-    they became so is taken. Declined is raised at a rank where all that was found is degenerate.
+    2008.05441), at an error 1 % or else 10 % larger, and alternating goes on; where that does not help, what was found
+    before they became so is taken. Declined is raised at a rank where all that was found is degenerate.
 
     With moments G, each mode but the first is taken in the metric that G makes on it, its partial trace: G is then
     taken for their Kronecker product, and a sum in the metric is a sum in W again. The last layer is fitted to all of
@@ -286,9 +286,11 @@ def _best_start(sweeps: Sweeps, tensor: Array, rank: int, exact: Terms) -> Itera
     directions = bases(tensor, rank)
     core = turned(tensor, [None if own is None else own.T for own in directions])
     small, rng = Sweeps(core), np.random.default_rng(_SEED)
-    inner = [hosvd(core, rank, _SEED), *(normal(core.shape, rank, rng) for _ in range(_RANDOM))]
-    starts = [exact.first(rank), *(alternate(small, own, _TRIAL)[0].times(directions) for own in inner)]
-    yield min((alternate(sweeps, own, _TRIAL) for own in starts), key=itemgetter(1))[0]
+    inner = (hosvd(core, rank, _SEED), *(normal(core.shape, rank, rng) for _ in range(_RANDOM)))
+    best = min((alternate(small, own, _TRIAL) for own in inner), key=itemgetter(1))[0]
+    yield min(
+        (alternate(sweeps, own, _TRIAL) for own in (exact.first(rank), best.times(directions))), key=itemgetter(1)
+    )[0]
 
 
 def _towards(terms: Terms, last: Array, norm: float) -> Terms:
