@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import scipy.linalg
 
 Array = np.ndarray[Any, Any]
 
@@ -169,6 +168,8 @@ def _solved(product: Array, gram: Array, old: Array) -> Array:
     matrix = gram / np.outer(scale, scale)
     matrix[np.diag_indices_from(matrix)] += _PROXIMAL
     right = (product / scale + _PROXIMAL * old * scale).T
+    import scipy.linalg
+
     try:
         found = scipy.linalg.cho_solve(scipy.linalg.cho_factor(matrix, check_finite=False), right, check_finite=False)
     except scipy.linalg.LinAlgError:  # singular beyond the proximal term: a factor of exactly parallel columns
