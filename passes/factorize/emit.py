@@ -81,7 +81,7 @@ def _operator(form: Form, stage: Stage) -> str:
         or form.strides[axis] > 1
         or form.pads[axis]
         or form.pads[axis + rank]
-        or form.output_padding[axis]
+        or form.output_padding[axis]  # smaller than the stride in onnxruntime, or than the dilation in ONNX
         for axis in stage.axes
     )
     return "ConvTranspose" if form.op == "ConvTranspose" and moves else "Conv"

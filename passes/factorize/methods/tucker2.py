@@ -86,19 +86,17 @@ class Tucker2(Decomposition):
         return form.tensor.reshape(form.groups, form.outputs, form.inputs, self._taps)
 
     @cached_property
-    def _starts(self) -> tuple[Array, Array]:
-        """All directions of inputs and of outputs, (groups, C, C) and (groups, N, N), those of most energy first."""
-        form = self.form
-        return _leading(self._by_inputs(self._tensor), form.inputs), _leading(
-            self._tensor.reshape(form.groups, form.outputs, -1), form.outputs
-        )
+    def _start(self) -> Array:
+        """All directions of inputs (groups, C, C), those of most energy first."""
+        return _leading(self._by_inputs(self._tensor), self.form.inputs)
 
     def _by_inputs(self, tensor: Array) -> Array:
         return tensor.swapaxes(1, 2).reshape(len(tensor), self.form.inputs, -1)
 
     def _iterated(self, inputs: int, outputs: int) -> tuple[Array, Array]:
         """Directions of inputs (groups, C, R1) and of outputs (groups, N, R2) by orthogonal iteration."""
-        before, behind = self._starts[0][:, :, :inputs], self._starts[1][:, :, :outputs]
+        free = inputs >= outputs * self._taps  # then nothing bounds the inputs but the outputs, whose HOSVD is the best
+        before = behind = self._start if free else self._start[:, :, :inputs]
         total, lost = float(np.square(self._tensor).sum()), np.inf
         for sweep in range(_SWEEPS):
             behind = _leading(_before(self._tensor, before).reshape(len(before), self.form.outputs, -1), outputs)

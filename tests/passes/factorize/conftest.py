@@ -85,14 +85,19 @@ class Draw:
         if op == "ConvTranspose" and padding.startswith("SAME"):
             padding = "pads"
         if padding == "pads":
-            attrs["pads"] = [self.draw(st.integers(0, (size - 1) * d)) for size, d in self._reach(kernel, attrs) * 2]
+            attrs["pads"] = [
+                self.draw(st.integers(0, (size - 1) * d + 1)) for size, d in self._reach(kernel, attrs) * 2
+            ]
         elif padding != "none":
             attrs["auto_pad"] = padding
         if padding.startswith("SAME"):
             attrs["dilations"] = [1] * rank  # onnxruntime takes no others with it
         if op == "ConvTranspose" and padding != "VALID" and self.pick(True, False):
             attrs["output_padding"] = [self.draw(st.integers(0, stride - 1)) for stride in attrs["strides"]]
-        sizes = [(size - 1) * d + 1 + self.draw(st.integers(0, 3)) for size, d in self._reach(kernel, attrs)]
+        sizes = [
+            (size - 1) * d + 1 + self.draw(st.integers(3, 6) if padding == "pads" else st.integers(0, 3))
+            for size, d in self._reach(kernel, attrs)
+        ]
         return _layer(op, weights, (2, groups * inputs, *sizes), bias, opset, **attrs)
 
     @staticmethod
