@@ -117,6 +117,7 @@ def test_data_finds_what_refinement_alone_does_not():
     plain = Tucker2(own).factors((4, 6))
     after = relative_error(own, plain.refined(own, x), x)
     assert Tucker2(own, x).error((4, 6)) < 0.7 * after
+    assert Tucker2(own, x).error((4, 6)) == pytest.approx(0.17866, rel=1e-3)  # 0.2257 behind the first layer of `plain`
 
 
 def test_one_pixel_is_the_svd(rows):
@@ -127,6 +128,13 @@ def test_one_pixel_is_the_svd(rows):
         np.testing.assert_array_equal(found.factors((2,)).tensor, Svd(own, x).factors((2,)).tensor)
         assert found.error((2,)) == Svd(own, x).error((2,))
         assert found.factors((2,)).method == "tucker2"
+
+
+def test_where_one_rank_leaves_the_other_free_it_is_the_optimum():
+    """A case in which the iteration from the truncated HOSVD stops short."""
+    own = form(1, 5, 5, 2, seed=18)
+    values = np.linalg.svd(own.tensor.reshape(5, -1), compute_uv=False)
+    assert Tucker2(own).error((3, 1)) == pytest.approx(np.square(values[1:]).sum() / np.square(values).sum(), rel=1e-9)
 
 
 def test_a_rank_beyond_what_the_other_allows_is_lowered():
