@@ -16,7 +16,8 @@ from lpcc.errors import UsageError
 from lpcc.passes.factorize.factors import Rank
 from lpcc.passes.factorize.fitting import Cut
 from lpcc.passes.factorize.form import Declined, Form
-from lpcc.passes.factorize.methods import METHODS, Decomposition
+from lpcc.passes.factorize.methods import METHODS
+from lpcc.passes.factorize.methods.base import Decomposition
 from lpcc.passes.factorize.ranks.analytic import rank_by_energy, rank_by_ratio
 from lpcc.passes.factorize.ranks.evbmf import ranks_by_evbmf
 from lpcc.passes.factorize.ranks.planning import Goals, Layer, Plan, offers, pays, plan
@@ -26,6 +27,7 @@ from lpcc.passes.prune.multiples import channel_multiple
 from lpcc.passes.reconstruct import Sums, by_result
 from lpcc.pipeline import Context
 from lpcc.pipeline.layers import matching
+from lpcc.search import Infeasible
 
 if TYPE_CHECKING:
     from lpcc.passes.factorize.factorize import Factorize
@@ -96,7 +98,10 @@ class Layers:
 
     def _plan(self, goals: Goals) -> Plan:
         layers, left = self.offered
-        return plan(layers, self._prices.total, goals, left)
+        try:
+            return plan(layers, self._prices.total, goals, left)
+        except Infeasible as beyond:
+            raise Infeasible(f"factorize: {beyond}") from None
 
     def _within(self, most_lost: float, drop: Callable[[Mapping[str, Cut]], float]) -> Allotment:
         """The cuts of the largest error of all layers at which the network gets no worse than that."""

@@ -43,6 +43,11 @@ class Decomposition(ABC):
             Declined: the method fails on the layer at this rank; the message says how.
         """
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether `error` takes next to no time, once one has been asked for."""
+        return False
+
     def error(self, rank: Rank) -> float:
         """Share of the energy of the layer's output that is lost at a rank (of its weights, without moments).
 

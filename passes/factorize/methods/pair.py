@@ -60,10 +60,15 @@ class Pair(Decomposition):
             return self._cut(self._head, rank)
         return self._refined(rank, self.moments)[1]
 
+    @property
+    def is_quick(self) -> bool:
+        """See the base class: where the eigenvalues tell."""
+        return self.moments is None or self._taps == 1
+
     def error(self, rank: Rank) -> float:
-        """See the base class: from the eigenvalues, where they tell."""
+        """See the base class."""
         self.check(rank)
-        if self.moments is None or self._taps == 1:
+        if self.is_quick:
             energies = self._head.energies
             return float(energies[:, rank[0] :].sum() / max(energies.sum(), np.finfo(np.float64).tiny))
         if rank not in self._errors:

@@ -20,6 +20,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from lpcc.cost import Totals
 from lpcc.passes.factorize.factors import Rank
 from lpcc.passes.factorize.form import Declined
@@ -33,6 +35,10 @@ _PAYS: Final = 0.98
 
 _ROUNDING: Final = 1e-9
 """Share of what a network costs by which a goal may be missed."""
+_MEASURED: Final = 5
+"""Ranks at which an error that takes long is measured."""
+_TINY: Final = 1e-12
+
 _OPTIONS: Final = {"latency_ms": "speedup", "macs": "macs", "weight_bytes": "size", "energy_mj": "energy"}
 
 
@@ -131,16 +137,39 @@ def offers(prices: LayerPrices, methods: Mapping[str, Callable[[], Decomposition
         except Declined as reason:
             reasons.append(f"{name}: {reason}")
             continue
-        for rank in dict.fromkeys(tuple(map(min, rank, full)) for rank in ranks):
-            try:
-                price = prices.after(name, rank)
-                if pays(prices.before, price):
-                    found.append(Offer(name, rank, min(max(decomposed.error(rank), 0.0), 1.0), price))
-            except Declined as reason:
-                reasons.append(f"{name} at rank {_said(rank)}: {reason}")
+        cut = [tuple(map(min, rank, full)) for rank in ranks]
+        errors = _errors(decomposed, list(dict.fromkeys(cut)), reasons)
+        for rank, error in errors.items():
+            price = prices.after(name, rank)
+            if pays(prices.before, price):
+                found.append(Offer(name, rank, min(max(error, 0.0), 1.0), price))
     if not found:
         raise Declined("; ".join(dict.fromkeys(reasons)) or _reason(prices, methods, multiple))
     return tuple(found)
+
+
+def _errors(found: Decomposition, ranks: Sequence[Rank], reasons: list[str]) -> dict[Rank, float]:
+    """What is lost at some ranks, ascending; those at which the method fails are left out, and `reasons` says why.
+
+    Where an error takes long it is measured at a few ranks. The others lie on straight lines between these, the
+    logarithm of the error over that of the rank.
+    """
+    exact = ranks
+    if not found.is_quick and len(found.full) == 1 and len(ranks) > _MEASURED:
+        places = np.unique(np.linspace(0, len(ranks) - 1, _MEASURED).round().astype(int))
+        exact = [ranks[place] for place in places]
+    errors: dict[Rank, float] = {}
+    for rank in exact:
+        try:
+            errors[rank] = found.error(rank)
+        except Declined as reason:
+            reasons.append(f"{found.name} at rank {_said(rank)}: {reason}")
+    if len(exact) == len(ranks) or not errors:
+        return errors
+    known = np.log([rank[0] for rank in errors])
+    lost = np.log(np.maximum(list(errors.values()), _TINY))
+    inside = [rank for rank in ranks if min(errors) <= rank <= max(errors)]
+    return {rank: float(np.exp(np.interp(np.log(rank[0]), known, lost))) for rank in inside}
 
 
 def pays(before: Totals, after: Totals) -> bool:
