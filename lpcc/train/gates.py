@@ -1,4 +1,4 @@
-"""Gates on the rank components of a network: which of them stay is learned together with the weights."""
+"""Gates on the rank components of a network: which of them it can do without is learned together with its weights."""
 
 from __future__ import annotations
 
@@ -162,7 +162,6 @@ class Gated(nn.Module):
             mean[at, stop - counts[at] : stop] = 1 / counts[at]
         self.register_buffer("_mean", torch.from_numpy(mean), persistent=False)
         self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
-        self._fixed: list[Tensor] | None = None
         self.eval()
 
     @property
@@ -186,16 +185,14 @@ class Gated(nn.Module):
 
     def _values(self, rows: int) -> dict[str, Tensor]:
         """What the gates are, by name of the input."""
-        if self._fixed is not None:
-            parts = [own[None] for own in self._fixed]
-        elif self.training:
-            log_alpha = self.log_alpha()
+        log_alpha = self.log_alpha()
+        if self.training:
             uniform = torch.rand((rows, len(log_alpha)), device=log_alpha.device)
             least = torch.finfo(uniform.dtype).eps
-            drawn = sampled(log_alpha, uniform.clamp(least, 1 - least))
-            parts = list(drawn.split([gate.count for gate in self.gates], dim=1))
+            values = sampled(log_alpha, uniform.clamp(least, 1 - least))
         else:
-            parts = list(settled(self.log_alpha())[None].split([gate.count for gate in self.gates], dim=1))
+            values = settled(log_alpha)[None]
+        parts = self._split(values)
         found = {}
         for gate, given, part in zip(self.gates, self._inputs, parts, strict=True):
             own = part if given.by_sample else part[:1]
@@ -226,27 +223,14 @@ class Gated(nn.Module):
         with torch.no_grad():
             return [part.cpu().numpy().astype(np.float64) for part in self._split(self.log_alpha())]
 
-    def settle(self, kept: Sequence[Array], least: float) -> list[Array]:
-        """Cut: gates are from now on as without noise, at least `least`, where `kept` is True, and 0 elsewhere.
-
-        Returns the values by group. A gate that stays has some say, so that what is behind it can still learn.
-        """
-        with torch.no_grad():
-            values = self._split(settled(self.log_alpha()).clamp_min(least))
-            self._fixed = [v * torch.from_numpy(k).to(v) for v, k in zip(values, kept, strict=True)]
-        return [value.cpu().numpy().astype(np.float64) for value in self._fixed]
-
     def _split(self, whole: Tensor) -> list[Tensor]:
-        return list(whole.split([gate.count for gate in self.gates]))
+        """By group, numbers whose last axis is that of all gates."""
+        return list(whole.split([gate.count for gate in self.gates], dim=-1))
 
     def train(self, mode: bool = True) -> Any:
         """As of the network."""
         super().train(mode)
         return self
-
-    def write(self, graph: gs.Graph) -> list[str]:
-        """Put the trained weights, but not the gates, into a graph without them; see `Network.write`."""
-        return self.network.write(graph)
 
 
 def _with_inputs(graph: gs.Graph, gates: Sequence[Gate]) -> tuple[gs.Graph, tuple[_Input, ...]]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import onnx_graphsurgeon as gs
 import torch
-from torch import nn
 
 from lpcc.data import Dataset
 from lpcc.data.entry import user_function
@@ -99,7 +98,7 @@ def transfer(
         if not history.best and history.held_out:
             return Learned((), history, pairing)
     nodes = tuple(learner.write(student))
-    check_written(learner, student, data)
+    _check(learner, student, data)
     return Learned(nodes, history, pairing)
 
 
@@ -122,8 +121,8 @@ def _by_user(trainer: str, student: Network, teacher: Network | None, data: Data
     return student
 
 
-def check_written(network: nn.Module, graph: gs.Graph, data: Dataset) -> None:
-    """Raise PassError if onnxruntime does not make of `graph` what was trained, on a few samples."""
+def _check(network: Network, graph: gs.Graph, data: Dataset) -> None:
+    """Raise PassError if onnxruntime does not compute what was trained."""
     batch = next(iter(data.batches(_CHECKED_SAMPLES)))
     with torch.no_grad():
         trained = network(_tensors(batch.feeds))

@@ -27,8 +27,7 @@ class Components:
     """The channels between two layers whose product is a matrix of their rank.
 
     One layer makes them, one sums over them, and between the two is nothing but batch norms, identities and depthwise
-    convolutions: what `factorize` leaves behind, whoever made it. A number that a component is multiplied with can
-    stand in the weights of the layer that reads it.
+    convolutions: what `factorize` leaves behind, whoever made it.
     """
 
     group: Group

@@ -39,9 +39,9 @@ class Factorize(Pass):
     * ``cpd``: one pixel, depthwise along each axis, one pixel (Lebedev et al. 2014, arXiv 1412.6553): minutes of
       alternating least squares, and not for every layer.
 
-    How narrow they get, one option says. `speedup`, `macs`, `size` and `error`, also together: each layer is offered ranks in
-    numbers that the target's kernels like, each with its error and its predicted price, and one knapsack over all
-    layers chooses (`lpcc.passes.factorize.ranks.planning`). `max_drop` looks for the largest such `error` at which the
+    How narrow they get, one option says. `speedup`, `macs`, `size` and `error`, also together: each layer is offered
+    ranks in numbers that the target's kernels like, each with its error and its predicted price, and one knapsack over
+    all layers chooses (`lpcc.passes.factorize.ranks.planning`). `max_drop` looks for the largest `error` at which the
     network keeps its answers. `energy`, `ratio`, `evbmf` (Nakajima et al. 2013, JMLR 14) and `ranks` treat every layer
     by itself.
 
@@ -60,7 +60,7 @@ class Factorize(Pass):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION, Need.TARGET})
 
     method: tuple[str, ...] = ("bmd", "svd")
-    """``bmd``, ``cpd``, ``svd``, ``tucker2``: which of them may be used. The latter two iterate, which takes its time."""
+    """``bmd``, ``cpd``, ``svd``, ``tucker2``: which may be used. ``cpd`` and ``tucker2`` take their time."""
     speedup: Annotated[float, Range(min=1)] | None = None
     """How many times as fast as now the network must be on the target."""
     macs: Annotated[float, Range(0, 1)] | None = None
@@ -102,9 +102,8 @@ class Factorize(Pass):
         whole = any(value is not None for value in (self.speedup, self.macs, self.size, self.error))
         alone = [value is not None for value in (self.max_drop, self.energy, self.ratio)]
         if whole + sum(alone) + self.evbmf + bool(self.ranks) != 1:
-            raise ValueError(
-                "give `speedup`, `macs`, `size` or `error`, or one of `max_drop`, `energy`, `ratio`, `evbmf` and `ranks`"
-            )
+            others = "`max_drop`, `energy`, `ratio`, `evbmf` and `ranks`"
+            raise ValueError(f"give `speedup`, `macs`, `size` or `error`, or one of {others}")
 
     def run(self, graph: gs.Graph, ctx: Context) -> Changes:
         """Choose ranks, factorise and fit; see the class."""

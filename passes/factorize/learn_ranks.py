@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from lpcc import edit
 from lpcc.analysis.groups import ChannelGroups, channel_groups
 from lpcc.errors import UsageError
 from lpcc.graph import clone
 from lpcc.passes.factorize.components import Components, Cost, components, kept_components
+from lpcc.passes.prune.mending import prune
 from lpcc.passes.prune.multiples import channel_multiple, kept_counts
 from lpcc.passes.prune.removal import remove
 from lpcc.passes.prune.sharing import unshare
-from lpcc.passes.reconstruct import by_result
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 from lpcc.search import Infeasible
 from lpcc.train.recipe import Recipe
@@ -27,8 +26,8 @@ Array = np.ndarray[Any, Any]
 
 _SLACK = 1e-9
 """Relative excess over the goal that counts as rounding."""
-_LEAST_GATE = 0.01
-"""What the gate of a component that stays is at least: weights of zero would count as pruned from then on."""
+_IMAGES = 1000
+"""By which layers are fitted to what they made before."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,13 @@ class LearnRanks(Recipe, Pass):
         minimise over weights and gates  E_z[ L(network with gates z) ]    subject to  E_z[ MACs ] = macs * MACs
 
     (as in Wang, Wohlwend and Lei 2020, arXiv 1910.04732). How the constraint is kept, `lpcc.train.gates` says. Then the
-    components with the most probable gates stay, as many as `macs` allows over all layers; the values of their gates
-    go into the weights that read them, and the others are removed.
+    components with the most probable gates stay, as many as `macs` allows over all layers, and the others are removed.
+
+    What training gives are the ranks. The weights go back to what they were ("rewinding", Renda, Frankle and Carbin
+    2020, arXiv 2003.02389), and all layers that read what changed are fitted in order, by least squares, to what they
+    made before (Zhang et al. 2015, arXiv 1505.06798): weights that have learned under the noise of gates are a worse
+    start for `distill` than these. Of a VGG on Fashion-MNIST at 15 % of the multiply-accumulates the former end at 90.4
+    to 90.6 % after it, the latter at 90.9 %, with 4,000 images.
 
     Rank components are told by what is around them, not by who made them: channels that one layer makes and one layer
     reads, with nothing but batch norms and depthwise convolutions between. So two layers without an activation between
@@ -65,6 +69,8 @@ class LearnRanks(Recipe, Pass):
     fidelity: ClassVar[Fidelity] = Fidelity.RETRAINED
     needs: ClassVar[frozenset[Need]] = frozenset({Need.TRAINER, Need.TRAINING})
 
+    epochs: Annotated[int, Range(1, 100_000)] = 5
+    """Times that the training samples are gone through."""
     macs: Annotated[float, Range(0, 1)] = 0.5
     """Share of the network's multiply-accumulates, as it comes to this pass, that may be left."""
     multiple: Annotated[int, Range(0, 1024)] = 0
@@ -108,7 +114,6 @@ class LearnRanks(Recipe, Pass):
             return changes
 
         from lpcc.train.gates import Gate, learn
-        from lpcc.train.transfer import check_written
 
         gated, history = learn(
             task.graph,
@@ -126,15 +131,10 @@ class LearnRanks(Recipe, Pass):
             changes.refuse(whole, history.stopped)
             return changes
         kept = task.kept(gated.scores())
-        values = gated.settle(kept, _LEAST_GATE)
         unshare(graph)
-        trained = gated.write(graph)
-        cut(graph, task.found, task.known, kept, values)
-        check_written(gated, graph, data)
-        touched = _report(task.known, kept, changes)
-        for name in trained:
-            if name not in touched:
-                changes.done(name, "weights trained")
+        mended = replace(ctx, calibration=data.unlabelled())
+        prune(graph, task.found, task.gone(kept), "layerwise", mended, _IMAGES, changes)
+        task.report(kept, changes)
         return changes
 
     def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
@@ -145,8 +145,8 @@ class LearnRanks(Recipe, Pass):
             return changes
         kept = task.kept([-np.arange(len(one)) / len(one) for one in task.known])
         unshare(graph)
-        cut(graph, task.found, task.known, kept, kept)
-        _report(task.known, kept, changes)
+        remove(graph, task.found, task.gone(kept))
+        task.report(kept, changes)
         return changes
 
     def _task(self, graph: gs.Graph, ctx: Context, changes: Changes) -> _Task | None:
@@ -216,45 +216,18 @@ class _Task:
         counts = kept_components(scores, self.allowed, self.left, self.goal * (1 + _SLACK))
         return [_largest(own, count) for own, count in zip(scores, counts, strict=True)]
 
+    def gone(self, kept: Sequence[Array]) -> Array:
+        """The channels that do not stay."""
+        return np.concatenate([one.group.channels[~stay] for one, stay in zip(self.known, kept, strict=True)])
+
+    def report(self, kept: Sequence[Array], changes: Changes) -> None:
+        """Say which layers lost components."""
+        narrower = [one.layers for one, stay in zip(self.known, kept, strict=True) if not stay.all()]
+        for layer in dict.fromkeys(name for layers in narrower for name in layers):
+            changes.done(layer, "rank learned")
+
 
 def _largest(scores: Array, count: int) -> Array:
     kept = np.zeros(len(scores), dtype=bool)
     kept[np.argsort(-scores, kind="stable")[:count]] = True
     return kept
-
-
-def cut(
-    graph: gs.Graph, found: ChannelGroups, known: Sequence[Components], kept: Sequence[Array], values: Sequence[Array]
-) -> None:
-    """Remove all components but `kept` (bool), and multiply what reads these by `values`, in place."""
-    nodes = by_result(graph)
-    factors = np.ones(found.count)
-    gone = np.zeros(found.count, dtype=bool)
-    for one, stay, own in zip(known, kept, values, strict=True):
-        factors[one.group.channels[stay]] = np.asarray(own, dtype=np.float64)[stay]
-        gone[one.group.channels[~stay]] = True
-    with edit.Edit(graph) as e:
-        for one in known:
-            weight = nodes[one.reader].inputs[1]
-            scaled = np.asarray(weight.values).astype(np.float64)
-            for axis, line in enumerate(found.labels[weight.name]):
-                if line is not None and np.isin(line, one.group.channels).all():
-                    shape = [1] * scaled.ndim
-                    shape[axis] = -1
-                    scaled = scaled * factors[line].reshape(shape)
-            e.replace_uses(weight, gs.Constant(weight.name, scaled.astype(weight.dtype)))
-    if gone.any():
-        remove(graph, found, np.flatnonzero(gone))
-
-
-def _report(known: Sequence[Components], kept: Sequence[Array], changes: Changes) -> set[str]:
-    """Say what was cut; the names of the layers that it was cut from."""
-    touched: set[str] = set()
-    for one, stay in zip(known, kept, strict=True):
-        if stay.all():
-            continue
-        for layer in one.layers:
-            if layer not in touched:
-                changes.done(layer, "rank learned")
-                touched.add(layer)
-    return touched

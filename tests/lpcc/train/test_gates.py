@@ -136,15 +136,14 @@ def test_each_sample_has_gates_of_its_own_in_training_and_none_has_noise_in_eval
     assert len(torch.unique(noisy, dim=0)) == 8
 
 
-def test_gates_that_are_settled_are_what_is_computed():
+def test_without_noise_the_network_is_the_one_with_gates_in_its_weights():
     graph = from_proto(read_model(MODEL))
-    gated = Gated(graph, GATES, cost, 0.6)
-    kept = [np.arange(6) < 2, np.arange(8) >= 5]
-    values = gated.settle(kept, 0.01)
-    assert all(((value > 0) == stays).all() for value, stays in zip(values, kept, strict=True))
+    gated = Gated(graph, GATES, cost, 0.6, start=[np.arange(6.0), np.arange(-8.0, 0.0)])
+    gated.seen += 1
     nodes = {node.outputs[0].name: node for node in graph.nodes}
-    for gate, value in zip(GATES, values, strict=True):
+    for gate, score in zip(GATES, gated.scores(), strict=True):
         weight = nodes[gate.reader].inputs[1]
+        value = settled(torch.from_numpy(score)).numpy()
         weight.values = (weight.values * value.reshape(1, -1, 1, 1)).astype(np.float32)
     with torch.no_grad():
         ours = gated(tensors())["y"].numpy()
@@ -184,7 +183,7 @@ def test_a_gate_may_stand_at_several_places():
     text = MODEL.replace("float[4,6,1,3] b", "float[4,3,1,3] b").replace("q = Conv(p, b)", "q = Conv<group=2>(p, b)")
     gate = Gate("p", "q", 4, 1, np.array([0, 1, 2, 0, 1, 2]), np.ones(6))
     gated = Gated(from_proto(read_model(text)), [gate], lambda shares: shares[0], 0.5)
-    (value,) = gated.settle([np.array([True, False, True])], 0.01)
-    assert value.shape == (3,)
+    (scores,) = gated.scores()
+    assert scores.shape == (3,)
     with torch.no_grad():
         assert gated(tensors())["y"].shape == (4, 5)

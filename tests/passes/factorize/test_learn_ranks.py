@@ -100,11 +100,10 @@ def test_components_that_are_noise_go_and_the_others_stay():
     rows = next(node for node in graph.nodes if node.name == "first_bmd0").inputs[1].values
     before = onnx.numpy_helper.to_array(weight(model, "a"))
     for row, number in zip(rows, (1, 3, 6), strict=True):
-        cosine = (row * before[number]).sum() / np.linalg.norm(row) / np.linalg.norm(before[number])
-        assert cosine > 0.9
+        np.testing.assert_array_equal(row, before[number])
     assert changes.counts["rank learned"] == 2
     ours, theirs = Session(to_proto(graph)).run(images(64, 9))["y"], Session(model).run(images(64, 9))["y"]
-    assert np.square(ours - theirs).mean() < 0.02 * theirs.var()
+    assert np.square(ours - theirs).mean() < 1e-3 * theirs.var()
 
 
 @needs_torch
@@ -133,7 +132,7 @@ def test_the_goal_is_met_and_the_interface_stays(goal):
     onnx.checker.check_model(after, full_check=True)
     assert interface_change(model, after) is None
     assert 0.8 * goal < left(graph) / left(from_proto(model)) <= goal
-    assert "weights trained" in changes.counts
+    assert "rank learned" in changes.counts
 
 
 @needs_torch
