@@ -173,26 +173,22 @@ class LearnRanks(Recipe, Pass):
         allowed = [kept_counts(one.group, step) for one in known]
         task = _Task(ready, found, known, cost, allowed, self.macs)
         least = task.left([some[0] for some in allowed])
-        goal = self._goal(task, least, ctx)
-        return _Task(ready, found, known, cost, allowed, goal)
+        return replace(task, goal=self._goal(task, least, ctx))
 
     def _goal(self, task: _Task, least: float, ctx: Context) -> float:
         """Share of the work that is to be left.
 
         Where the guard has put layers back, the others lose no more for them: of these as much as without.
         """
-        fixed = task.cost.fixed
-        own = (self.macs - fixed) / max(1 - fixed, 1e-9)
+        key, fixed = f"learn-ranks: {self.macs:g} {self.multiple}", task.cost.fixed
+        share = (self.macs - fixed) / (1 - fixed)
         if ctx.returned:
-            own = ctx.keep(f"learn-ranks: {self.macs:g} {self.multiple}", lambda: own)
-            return max(least, fixed + own * (1 - fixed))
+            return max(least, fixed + ctx.keep(key, lambda: share) * (1 - fixed))
         if least > self.macs * (1 + _SLACK):
             without = " without the layers in `skip`" if self.skip else ""
-            best = np.ceil(1000 * least) / 1000
-            raise Infeasible(
-                f"{self.name}: macs={self.macs:g} cannot be met{without}: the least possible is macs={best:g}"
-            )
-        ctx.keep(f"learn-ranks: {self.macs:g} {self.multiple}", lambda: own)
+            best = f"the least possible is macs={np.ceil(1000 * least) / 1000:g}"
+            raise Infeasible(f"{self.name}: macs={self.macs:g} cannot be met{without}: {best}")
+        ctx.keep(key, lambda: share)
         return self.macs
 
 
