@@ -58,11 +58,12 @@ class LearnRanks(Recipe, Pass):
     them are such, too, as the end of an inverted residual block and the start of the next where nothing is added.
 
     Unlike with `distill` no images are held out: an epoch with more components left would always do best. The last one
-    counts. Trained by Adam alone; the learning rate is 0.001 where none is given.
+    counts. Trained by Adam alone.
 
-    Left alone, with the reason: a network without rank components, or with a teacher nowhere, as outside of
-    `lpcc.optimize`; one that meets the goal as it is; components that are tied to others; layers of `skip`. A goal that
-    cannot be met raises `lpcc.search.Infeasible` with the best that can, before any training.
+    Left alone, with the reason: a network without rank components, or without a teacher, as outside of
+    `lpcc.optimize`; one that meets the goal as it is; one whose training came to numbers that are not finite;
+    components that are tied to others. Layers of `skip` keep theirs. A goal that cannot be met raises
+    `lpcc.search.Infeasible` with the best that can, before any training.
     """
 
     name: ClassVar[str] = "learn-ranks"
@@ -79,7 +80,7 @@ class LearnRanks(Recipe, Pass):
     """Losses, as of `distill`."""
     labels: bool = False
     """Whether the labels of the images count: for the loss ``hard``."""
-    learning_rate: Annotated[float, Range(1e-9, 1e3)] | None = 1e-3
+    learning_rate: Annotated[float, Range(1e-9, 1e3)] = 1e-3
     """The highest rate of the schedule."""
     holdout: Annotated[float, Range(0, 0)] = 0.0
     """Nothing is held out."""
@@ -92,10 +93,8 @@ class LearnRanks(Recipe, Pass):
         super().__post_init__()
         if self.optimiser == "sgd":
             raise UsageError(f"{self.name}: gates are trained by adam or adamw, not by sgd")
-        if self.metric is not None or self.patience is not None or self.holdout:
-            raise UsageError(f"{self.name}: no images are held out, so `metric`, `patience` and `holdout` say nothing")
-        if self.learning_rate is None:
-            raise UsageError(f"{self.name}: `learning_rate` is a number")
+        if self.metric is not None or self.patience is not None:
+            raise UsageError(f"{self.name}: no images are held out, so `metric` and `patience` say nothing")
         if self.loss != ("auto",) and find_spec("torch") is not None:
             from lpcc.train.losses import parse
 

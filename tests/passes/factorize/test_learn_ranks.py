@@ -142,6 +142,42 @@ def test_counts_are_multiples():
 
 
 @needs_torch
+def test_batch_norms_and_depthwise_layers_between_go_along():
+    text = NETWORK.replace("float[16,8,1,3] b", "float[8,1,1,3] w, float[16,8,1,1] b").replace(
+        "[first] q = Conv <pads = [0,1,0,1]> (p, b, bias)",
+        "[norm] n = BatchNormalization (p, scale, shift, mean, var)\n"
+        "    [first_cpd1] o = Conv <group = 8, pads = [0,1,0,1]> (n, w)\n"
+        "    [first] q = Conv (o, b, bias)",
+    )
+    text = text.replace("float[16] bias", "float[16] bias, float[8] scale, float[8] shift, float[8] mean, float[8] var")
+    model = read_model(text)
+    graph, changes = learnt(model, replace(RECIPE, macs=0.5, epochs=2))
+    after = to_proto(graph)
+    onnx.checker.check_model(after, full_check=True)
+    kept = channels(graph, "first_bmd0")
+    assert kept < 8
+    assert channels(graph, "first_cpd1") == kept
+    assert len(next(node for node in graph.nodes if node.name == "norm").inputs[1].values) == kept
+    assert left(graph) <= 0.5 * left(from_proto(model))
+    assert changes.counts["rank learned"] == 5
+    assert np.isfinite(Session(after).run(images(4))["y"]).all()
+
+
+@needs_torch
+def test_training_that_fails_leaves_the_network_as_it_is():
+    model = read_model(NETWORK)
+    broken = images()
+    broken["x"][300:] = 1e38
+    graph = from_proto(model)
+    annotate(graph)
+    before = to_proto(graph)
+    changes = RECIPE.run(graph, Context(training=Dataset.from_arrays(broken), teacher=from_proto(model)))
+    assert not changes
+    assert "training stopped" in changes.refused[0].reason
+    assert to_proto(graph) == before
+
+
+@needs_torch
 def test_the_seed_decides():
     model = read_model(NETWORK)
     short = replace(RECIPE, epochs=1)
@@ -218,7 +254,8 @@ def test_a_sketch_has_as_many_components_and_needs_no_images():
         ({"optimiser": "sgd"}, "gates are trained by adam or adamw"),
         ({"metric": "top1"}, "no images are held out"),
         ({"patience": 3}, "no images are held out"),
-        ({"learning_rate": None}, "`learning_rate` is a number"),
+        ({"learning_rate": None}, "training option `learning_rate` takes a number"),
+        ({"holdout": 0.1}, "training option `holdout` takes"),
         ({"epochs": 0}, "training option `epochs` takes"),
     ],
 )
