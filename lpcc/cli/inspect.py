@@ -5,7 +5,10 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from lpcc.cli import options
 from lpcc.cli.terminal import Terminal
@@ -27,6 +30,26 @@ def inspect(
     target: options.TargetName = "host",
     dim: options.Sizes = None,
     groups: options.Groups = False,
+    factorize: Annotated[
+        bool, typer.Option("--factorize", help="Say what each layer could become in factors, and what that gains.")
+    ] = False,
+    error: Annotated[
+        float | None,
+        typer.Option("--error", show_default="0.05", help="With --factorize: share that a layer may lose."),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            "--method", metavar="LIST", show_default="bmd,svd", help="With --factorize: bmd, svd, tucker2, cpd."
+        ),
+    ] = None,
+    calib: Annotated[
+        str | None,
+        typer.Option(
+            "--calib", metavar="DATA", show_default=False, help="With --factorize: images, so that outputs count."
+        ),
+    ] = None,
+    preprocess: options.Preprocessing = None,
     json: options.JsonFile = None,
     quiet: options.Quiet = False,
 ) -> None:
@@ -36,11 +59,16 @@ def inspect(
     over time, its peak, and whether the target's memories suffice. For a float model also how many times faster (above
     1) or slower (below) each layer and the whole would run there in int8.
     A layer is what the target's runtime runs as one kernel: a convolution with the activation that it takes in.
-    `--groups` adds which channels can only be removed together, and why some cannot be removed at all.
+    `--groups` adds which channels can only be removed together, and why some cannot be removed at all. `--factorize`
+    adds the method and the rank at which each layer gets fastest in factors, what it loses, and why others stay whole.
     """
     sizes = options.sizes(dim)
     terminal = Terminal(quiet, json)
-    terminal.check_json(model)
+    terminal.check_json(model, preprocess, None if calib is None else Path(calib))
+
+    from lpcc.cli.factors import factor_lines, factors_to_plain, wish
+
+    asked = wish(factorize, method, error, calib, preprocess)
 
     from lpcc.analysis.types import annotate
     from lpcc.cli.feeds import check_sizes
@@ -61,6 +89,7 @@ def inspect(
     total = figures_of(graph, cost, stored_bytes(model, cost.weight_bytes))
     verdict = int8_verdict(graph, device, sizes)
     found = groups_of(graph) if groups else None
+    factors = None if asked is None else (asked, asked.found(graph, device, sizes, terminal))
     terminal.write_json(
         {
             "model": str(model),
@@ -72,11 +101,14 @@ def inspect(
             "int8": None if verdict is None else {**to_plain(verdict), "speedup": verdict.speedup},
             "notes": [*cost.assumptions, *cost.warnings],
             **({} if found is None else {"groups": groups_to_plain(found)}),
+            **({} if factors is None else {"factorize": factors_to_plain(*factors)}),
         }
     )
     terminal.show(_lines(str(model), device, cost, total, verdict, terminal.width))
     if found is not None:
         terminal.show(group_lines(found, terminal.width))
+    if factors is not None:
+        terminal.show(factor_lines(*factors, terminal.width))
 
 
 def _declared(tensor: gs.Variable) -> tuple[int | str | None, ...] | None:

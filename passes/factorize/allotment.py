@@ -27,6 +27,7 @@ from lpcc.passes.prune.multiples import channel_multiple
 from lpcc.passes.reconstruct import Sums, by_result
 from lpcc.pipeline import Context
 from lpcc.pipeline.layers import matching
+from lpcc.pipeline.proposals import Proposal, Proposals
 from lpcc.search import Infeasible
 
 if TYPE_CHECKING:
@@ -50,17 +51,25 @@ class Allotment:
 class Layers:
     """The layers of one graph that could be factorised, and what may become of them.
 
-    `forms` says what they are, and `sums` what they read, where that is known, by the tensors that they make.
+    `forms` says what they are, and `sums` what they read, where that is known, by the tensors that they make; `sizes`
+    are those of open dimensions.
     """
 
     def __init__(
-        self, graph: gs.Graph, forms: Mapping[str, Form], sums: Mapping[str, Sums], asked: Factorize, ctx: Context
+        self,
+        graph: gs.Graph,
+        forms: Mapping[str, Form],
+        sums: Mapping[str, Sums],
+        asked: Factorize,
+        ctx: Context,
+        sizes: Mapping[str, int] | None = None,
     ) -> None:
         self._graph = graph
         self._forms = forms
         self._sums = sums
         self._asked = asked
         self._ctx = ctx
+        self._sizes = sizes
         self._nodes = by_result(graph)
         self._multiple = asked.multiple or (1 if ctx.target is None else channel_multiple(ctx.target))
 
@@ -95,6 +104,39 @@ class Layers:
                 left[result] = str(reason)
         self._told(len(self._forms))
         return layers, left
+
+    def proposals(self, error: float) -> Proposals:
+        """The fastest that each layer can become within an error, and why others are left alone.
+
+        Raises:
+            UsageError: there is no target.
+        """
+        found: list[Proposal] = []
+        layers, left = self.offered
+        names = {result: edit.label(self._nodes[result]) for result in self._forms}
+        reasons = {names[result]: reason for result, reason in left.items()}
+        for layer in layers:
+            within = [offer for offer in layer.offers if offer.error <= error]
+            if within:
+                best = min(within, key=lambda offer: (offer.price.latency_ms, offer.error))
+                found.append(
+                    Proposal(
+                        names[layer.name],
+                        best.method,
+                        best.rank,
+                        best.error,
+                        layer.name in self._sums,
+                        layer.before,
+                        best.price,
+                    )
+                )
+            else:
+                best = min(layer.offers, key=lambda offer: offer.error)
+                said = "x".join(map(str, best.rank))
+                reasons[names[layer.name]] = (
+                    f"every rank that pays loses more: {100 * best.error:.1f} % at least ({best.method} at {said})"
+                )
+        return Proposals(tuple(found), reasons, self._prices.total)
 
     def _plan(self, goals: Goals) -> Plan:
         layers, left = self.offered
@@ -201,13 +243,13 @@ class Layers:
 
     @cached_property
     def _shapes(self) -> Any:
-        return bind(self._graph)
+        return bind(self._graph, self._sizes)
 
     @cached_property
     def _prices(self) -> Prices:
         if self._ctx.target is None:
             raise UsageError("factorize: a goal for the whole network is priced on a target: give one")
-        return Prices(self._graph, self._ctx.target)
+        return Prices(self._graph, self._ctx.target, self._sizes)
 
 
 def _allotment(found: Plan) -> Allotment:

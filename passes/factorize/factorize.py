@@ -20,6 +20,7 @@ from lpcc.passes.reconstruct import Reading, Sums, by_result, fingerprint, sums_
 from lpcc.passes.reconstruct.apart import BATCH, closest, images_apart, images_used
 from lpcc.passes.repair.memory import images_held
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
+from lpcc.pipeline.proposals import Proposals
 from lpcc.quality import class_outputs, compare_runs
 
 _WALK_BYTES = 1 << 29
@@ -129,6 +130,14 @@ class Factorize(Pass):
     def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
         """Factorise by the weights alone: prices depend on little else."""
         return replace(self, fit="weights", repair="none").run(graph, replace(ctx, calibration=None))
+
+    def proposals(self, graph: gs.Graph, ctx: Context, error: float, sizes: Mapping[str, int]) -> Proposals:
+        """What each layer could become by the methods of the pass; see `lpcc.pipeline.proposals.ProposesFactors`."""
+        alone = Changes()
+        forms = dict(self._forms(graph, ctx, alone))
+        found = Layers(graph, forms, self._sums(graph, forms, ctx), self, ctx, sizes).proposals(error)
+        refused = {refusal.node: refusal.reason for refusal in alone.refused}
+        return replace(found, left={**refused, **found.left})
 
     def _forms(self, graph: gs.Graph, ctx: Context, changes: Changes) -> Iterator[tuple[str, Form]]:
         """The layers that can be factorised, by the tensors that they make."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, Final
@@ -42,12 +42,13 @@ class Prices:
     the bytes of all weights together stay those of the graph as it is, while in the network, where they exceed the
     caches, every layer gets faster as they shrink. So the network is rather faster than the sum of the prices says.
 
-    The graph is never changed, and may not change while it is asked about.
+    `sizes` are those of open dimensions (`lpcc.analysis.shapes.bind`). The graph is never changed, and may not change
+    while it is asked about.
     """
 
-    def __init__(self, graph: gs.Graph, target: Target) -> None:
+    def __init__(self, graph: gs.Graph, target: Target, sizes: Mapping[str, int] | None = None) -> None:
         self.target = target
-        self.shapes: Shapes = bind(graph)
+        self.shapes: Shapes = bind(graph, sizes)
         self._model = CostModel(target)
         self._resident = weight_bytes(graph)
         steps = self._model.kernels(graph, self.shapes)
