@@ -43,9 +43,13 @@ _DESCENT: Final = 0.6
 _TRAVEL: Final = 20.0
 """How far a gate's log-odds can go in the whole training: from surely open to surely closed, and half way back."""
 _HALVINGS: Final = 40
+"""Of an interval of some 60 log-odds: more than float32 can tell."""
 _PRIOR: Final = 0.5
+"""Log-odds with which a gate begins, for each factor of e in the energy of its component."""
 _LEAST_ENERGY: Final = 1e-6
+"""Share of its layer's mean that the energy of a component counts for at least."""
 _SAMPLED: Final = 64
+"""Samples by which gates begin, outputs are scaled and layers are paired."""
 
 
 def probability(log_alpha: Tensor) -> Tensor:
@@ -226,11 +230,6 @@ class Gated(nn.Module):
     def _split(self, whole: Tensor) -> list[Tensor]:
         """By group, numbers whose last axis is that of all gates."""
         return list(whole.split([gate.count for gate in self.gates], dim=-1))
-
-    def train(self, mode: bool = True) -> Any:
-        """As of the network."""
-        super().train(mode)
-        return self
 
 
 def _with_inputs(graph: gs.Graph, gates: Sequence[Gate]) -> tuple[gs.Graph, tuple[_Input, ...]]:
