@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from lpcc.passes.equalize import AbsorbBias, Equalize
-from lpcc.passes.factorize import Factorize
+from lpcc.passes.factorize import Factorize, LearnRanks
 from lpcc.passes.low_bit import QuantizeWeights
 from lpcc.passes.normalize import (
     EliminateCommon,
@@ -49,6 +49,7 @@ __all__ = [
     "FoldConstants",
     "FreezeInputs",
     "FuseMatMulAdd",
+    "LearnRanks",
     "LiftConstants",
     "MergePad",
     "MixedPrecision",
@@ -90,6 +91,7 @@ BUILTIN: Final[tuple[type[Pass], ...]] = (
     PruneChannels,
     Trim,
     Factorize,
+    LearnRanks,
     Equalize,
     AbsorbBias,
     Quantize,

@@ -1,13 +1,14 @@
 """Processors: a fitted kernel where the target's table has one, else a roofline.
 
     roofline  latency = max(operations / rate, bytes / bandwidth) + overhead of the call
-    fitted    latency = max(computing / clock, bytes / bandwidth), where
+    fitted    latency = max(computing / clock, bytes from main memory / bandwidth), where
               computing = ns x clock of the measurement + cycles + instructions x cycles per instruction
 
 both times the scale of the target and its factors for the kind and the number format of the kernel.
 
-Only kernels that are given as instructions pay for their bytes, those that come from main memory: measured times and
-cycles hold that already. The cost of the call is part of a fitted kernel.
+Kernels that are given as instructions pay for their bytes, those that come from main memory. Measured times and cycles
+hold the caches already: they pay for weights alone, where those of the network exceed the caches and take longer to
+come than the kernel to compute. The cost of the call is part of a fitted kernel.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Processor:
         amounts = target.tables.of(kernel)
         if amounts is not None:
             past = _past_caches_us(kernel, network.weight_bytes, target)
-            price = _fitted(kernel, amounts, memory, past, target)
+            price = _fitted(kernel, amounts, memory, past, _weights_us(kernel, network.weight_bytes, target), target)
             price = replace(price, latency_us=price.latency_us + _cold_us(kernel, network.weight_bytes, target))
         else:
             compute, overhead = _compute_us(kernel, target), _overhead_us(kernel, target)
@@ -54,12 +55,16 @@ def _factor(kernel: Kernel, target: Target) -> float:
     return target.physics.scale * factors.get(kernel.kind, 1.0) * of_format
 
 
-def _fitted(kernel: Kernel, amounts: Mapping[str, float], memory: float, past: float, target: Target) -> Price:
+def _fitted(
+    kernel: Kernel, amounts: Mapping[str, float], memory: float, past: float, weights: float, target: Target
+) -> Price:
     total = _micros(amounts, target)
     call = _micros(target.tables.fixed(kernel), target)
     if any(name in amounts for name in INSTRUCTIONS):
         return Price(max(total, past), _bound(total - call, past, call), counts=amounts)  # prefetched meanwhile
     moving = min(memory, total - call)  # an estimate: the measured time does not tell computing from moving
+    if weights > total:  # tables were measured on weights that caches hold
+        return Price(weights, "memory", counts=amounts)
     return Price(total, _bound(total - call - moving, moving, call), counts=amounts)
 
 
@@ -144,6 +149,14 @@ def _past_caches_us(kernel: Kernel, resident: int, target: Target) -> float:
     activations = kernel.bytes - kernel.weight_bytes
     missing = (activations if activations > room else 0) + (kernel.weight_bytes if resident > room else 0)
     return missing / (target.memory.bandwidth_gbps * 1e3)
+
+
+def _weights_us(kernel: Kernel, resident: int, target: Target) -> float:
+    """Time for the weights of a kernel to come from main memory; 0 where the caches hold those of the network."""
+    memory = target.memory
+    if memory.sram_kib is not None or resident <= memory.cache_kib * 1024:
+        return 0.0
+    return kernel.weight_bytes / (memory.bandwidth_gbps * 1e3)
 
 
 def _padded(kernel: Kernel, multiple: int) -> float:

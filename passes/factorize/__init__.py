@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from lpcc.passes.factorize.factorize import Factorize
+from lpcc.passes.factorize.learn_ranks import LearnRanks
 
-__all__ = ["Factorize"]
+__all__ = ["Factorize", "LearnRanks"]

@@ -116,3 +116,19 @@ def test_a_board_at_half_the_clock_is_slower(name: str) -> None:
     slow = replace(target, core=replace(target.core, clock_ghz=target.core.clock_ghz / 2))
     fast_ms, slow_ms = (sum(x.latency_ms for x in CostModel(t).estimate(graph).layers) for t in (target, slow))
     assert slow_ms > 1.4 * fast_ms
+
+
+@pytest.mark.parametrize(("outputs", "is_streamed"), [(256, False), (16384, True)])
+def test_weights_that_no_cache_keeps_come_from_main_memory(outputs: int, is_streamed: bool) -> None:
+    """Tables were measured on weights that caches hold: 64 MB of them, read once, take as long as they take to come."""
+    text = """
+<ir_version: 9, opset_import: ["": 17]>
+net (float[1,1024] x) => (float[1,OUTPUTS] y) <float[1024,OUTPUTS] w> { y = Gemm (x, w) }
+"""
+    graph = from_proto(read_model(text.replace("OUTPUTS", str(outputs))))
+    annotate(graph)
+    target = Target.load("x86-avx512-vnni")
+    (layer,) = CostModel(target).estimate(graph).layers
+    streamed = 4 * 1024 * outputs / (target.memory.bandwidth_gbps * 1e6)
+    assert (layer.latency_ms == pytest.approx(streamed)) == is_streamed
+    assert (layer.bound == "memory") == is_streamed
