@@ -36,8 +36,11 @@ class Processor:
         amounts = target.tables.of(kernel)
         if amounts is not None:
             past = _past_caches_us(kernel, network.weight_bytes, target)
-            price = _fitted(kernel, amounts, memory, past, _weights_us(kernel, network.weight_bytes, target), target)
+            price = _fitted(kernel, amounts, memory, past, target)
             price = replace(price, latency_us=price.latency_us + _cold_us(kernel, network.weight_bytes, target))
+            streamed = _weights_us(kernel, network.weight_bytes, target)
+            if streamed > price.latency_us:  # tables were measured on weights that caches hold
+                price = replace(price, latency_us=streamed, bound="memory")
         else:
             compute, overhead = _compute_us(kernel, target), _overhead_us(kernel, target)
             price = Price(max(compute, memory) + overhead, _bound(compute, memory, overhead))
@@ -55,16 +58,12 @@ def _factor(kernel: Kernel, target: Target) -> float:
     return target.physics.scale * factors.get(kernel.kind, 1.0) * of_format
 
 
-def _fitted(
-    kernel: Kernel, amounts: Mapping[str, float], memory: float, past: float, weights: float, target: Target
-) -> Price:
+def _fitted(kernel: Kernel, amounts: Mapping[str, float], memory: float, past: float, target: Target) -> Price:
     total = _micros(amounts, target)
     call = _micros(target.tables.fixed(kernel), target)
     if any(name in amounts for name in INSTRUCTIONS):
         return Price(max(total, past), _bound(total - call, past, call), counts=amounts)  # prefetched meanwhile
     moving = min(memory, total - call)  # an estimate: the measured time does not tell computing from moving
-    if weights > total:  # tables were measured on weights that caches hold
-        return Price(weights, "memory", counts=amounts)
     return Price(total, _bound(total - call - moving, moving, call), counts=amounts)
 
 

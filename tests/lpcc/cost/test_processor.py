@@ -131,4 +131,3 @@ net (float[1,1024] x) => (float[1,OUTPUTS] y) <float[1024,OUTPUTS] w> { y = Gemm
     (layer,) = CostModel(target).estimate(graph).layers
     streamed = 4 * 1024 * outputs / (target.memory.bandwidth_gbps * 1e6)
     assert (layer.latency_ms == pytest.approx(streamed)) == is_streamed
-    assert (layer.bound == "memory") == is_streamed
