@@ -161,7 +161,6 @@ class Layers:
 
     def _given(self) -> Allotment:
         """What `ranks` says. Raises UsageError for a layer or a rank that there is not."""
-        names = {edit.label(self._nodes[result]): result for result in self._forms}
         cuts: dict[str, Cut] = {}
         method = self._asked.method[0]
         for text in self._asked.ranks:
@@ -169,14 +168,27 @@ class Layers:
             if not pattern or not all(number.isdecimal() for number in numbers.split("x")):
                 raise UsageError(f"factorize: ranks takes layer=rank, of tucker2 layer=rankxrank, not `{text}`")
             rank = tuple(int(number) for number in numbers.split("x"))
-            for name in sorted(matching(names, [pattern], "factorize: ranks")):
-                result = names[name]
+            for result in self._meant(text, pattern):
                 try:
                     self._decomposed(result, method).check(rank)
                 except (ValueError, Declined) as reason:
                     raise UsageError(f"factorize: ranks: `{text}`: {reason}") from None
                 cuts[result] = Cut(method, rank)
         return Allotment(cuts, {})
+
+    def _meant(self, text: str, pattern: str) -> list[str]:
+        """The layers that a pattern stands for. Raises UsageError: none, or none that can be factorised."""
+        nodes = {edit.label(node): node for node in self._graph.nodes}
+        found = [nodes[name] for name in sorted(matching(nodes, [pattern], "factorize: ranks"))]
+        results = [str(node.outputs[0].name) for node in found if node.outputs and node.outputs[0].name in self._forms]
+        if not results:
+            try:
+                Form.of(found[0])
+                reason = "it is in `skip`"
+            except Declined as declined:
+                reason = str(declined)
+            raise UsageError(f"factorize: ranks: `{text}`: `{edit.label(found[0])}` stays whole: {reason}")
+        return results
 
     def _each(self) -> Allotment:
         """Every layer by itself, by the method that loses least at its price, where one pays."""

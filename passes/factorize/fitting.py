@@ -93,13 +93,19 @@ class Fits:
 
 def put(e: edit.Edit, node: gs.Node, fit: Fit, *, bn: bool) -> None:
     """Replace a node by its factors. Raises Declined where these do not fit into the type of its weights."""
-    write(e, node, fit.form, fit.factors, fit.norm if bn and len(fit.factors.stages) == 2 else None)
+    write(e, node, fit.form, fit.factors, fit.norm if bn and _takes_norm(node, fit) else None)
     if fit.bias is not None:
         try:
             last = Reading.of(node)
             last.write(e, last.matrix(), fit.bias)
         except NoPatches:
             return  # the mean of what it makes is a little off
+
+
+def _takes_norm(node: gs.Node, fit: Fit) -> bool:
+    """Whether a layer becomes two, between which channels are on the axis where a batch norm expects them."""
+    shape = node.inputs[0].shape
+    return len(fit.factors.stages) == 2 and (fit.form.op != "MatMul" or (shape is not None and len(shape) == 2))
 
 
 def by_weights(graph: gs.Graph, cuts: Mapping[str, Cut]) -> Fits:
