@@ -15,7 +15,7 @@ from lpcc.errors import UsageError
 from lpcc.pipeline.base import Range
 from lpcc.pipeline.syntax import describe
 
-_LEARNING_RATE = {"sgd": 0.05, "adam": 5e-3, "adamw": 5e-3}
+_LEARNING_RATE = {"sgd": 0.05, "adam": 5e-3, "adamw": 5e-3, "soap": 5e-3}
 _LEAST_SHARE = 0.05
 _FEWEST_ROWS = 8
 """Samples at a time below which the statistics of a batch say too little to normalise by."""
@@ -37,15 +37,16 @@ class Recipe:
 
     None: the whole batch. A model of fixed batch size takes its own.
     """
-    optimiser: Literal["sgd", "adam", "adamw"] = "adam"
-    """Descent with momentum; Adam (Kingma & Ba 2015); Adam with decoupled decay (Loshchilov & Hutter 2019).
+    optimiser: Literal["sgd", "adam", "adamw", "soap"] = "adam"
+    """Descent with momentum; Adam (Kingma & Ba 2015); Adam with decoupled decay (Loshchilov & Hutter 2019); SOAP (Vyas
+    et al. 2024), which learns more of each step and takes longer for it.
 
     Adam suits weights and the steps of quantisers alike, whose gradients differ by orders of magnitude.
     """
     learning_rate: Annotated[float, Range(1e-9, 1e3)] | None = None
     """The highest rate of the schedule. None: by how far the student is from its teacher, see `rate`."""
     momentum: Annotated[float, Range(0, 0.9999)] = 0.9
-    """Share of the last step in the next; Adam's first beta."""
+    """Share of the last step in the next; the first beta of Adam and SOAP."""
     nesterov: bool = True
     """For sgd: look ahead along the momentum (Sutskever et al. 2013)."""
     weight_decay: Annotated[float, Range(0, 10)] = 1e-4
@@ -105,7 +106,7 @@ class Recipe:
         Where none is stated, a student that knows nothing any more learns fast, and one that is nearly right is not led
         astray: with the power of noise N and signal S,
 
-            rate = peak * min(1, max(1/20, N / S))      peak = 0.05 for sgd, 0.005 for adam and adamw
+            rate = peak * min(1, max(1/20, N / S))      peak = 0.05 for sgd, 0.005 for the others
 
         The peak itself where the distance is not known (None).
         """

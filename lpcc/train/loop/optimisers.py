@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from lpcc.errors import ModelError
+from lpcc.train.loop.soap import Soap
 from lpcc.train.recipe import Recipe
 
 Tensor = Any
@@ -17,6 +18,9 @@ _UNSET = 0.0
 """The learning rate until the first step, which brings its own."""
 _SMALL = 2.0**-4
 """Size of weights, as the root of their mean square, below which Adam takes smaller steps."""
+
+_SECOND_OF_SOAP = 0.95
+"""Share of the squares and the products of gradients in the next, as its authors have it."""
 
 
 def optimiser_of(recipe: Recipe, decayed: Iterable[Tensor], others: Iterable[Tensor]) -> Any:
@@ -43,6 +47,8 @@ def optimiser_of(recipe: Recipe, decayed: Iterable[Tensor], others: Iterable[Ten
     if recipe.optimiser == "sgd":
         nesterov = recipe.nesterov and recipe.momentum > 0
         return torch.optim.SGD(given, lr=_UNSET, momentum=recipe.momentum, nesterov=nesterov, fused=True)
+    if recipe.optimiser == "soap":
+        return Soap(given, lr=_UNSET, betas=(float(recipe.momentum), _SECOND_OF_SOAP))
     kind = torch.optim.AdamW if recipe.optimiser == "adamw" else torch.optim.Adam
     return kind(given, lr=_UNSET, betas=(float(recipe.momentum), 0.999), fused=True)
 

@@ -68,7 +68,7 @@ class Pair(Decomposition):
     def error(self, rank: Rank) -> float:
         """See the base class."""
         self.check(rank)
-        if self.is_quick:
+        if self.moments is None or self.is_quick:
             energies = self._head.energies
             return float(energies[:, rank[0] :].sum() / max(energies.sum(), np.finfo(np.float64).tiny))
         if rank not in self._errors:

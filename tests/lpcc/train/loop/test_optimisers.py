@@ -10,6 +10,7 @@ from lpcc.train.recipe import Recipe
 torch = pytest.importorskip("torch", reason="the training extra is not installed")
 
 from lpcc.train.loop.optimisers import groups_of, optimiser_of, step_of  # noqa: E402
+from lpcc.train.loop.soap import Soap  # noqa: E402
 
 
 def parameter(*values: float) -> Any:
@@ -85,10 +86,10 @@ def test_kinds() -> None:
     assert (type(sgd), sgd.defaults["momentum"], sgd.defaults["nesterov"]) == (torch.optim.SGD, 0.8, True)
     assert not optimiser_of(Recipe(optimiser="sgd", nesterov=False), [weight], []).defaults["nesterov"]
     assert not optimiser_of(Recipe(optimiser="sgd", momentum=0), [weight], []).defaults["nesterov"]
-    for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)):
+    for name, kind in (("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW), ("soap", Soap)):
         found = optimiser_of(Recipe(optimiser=name, momentum=0.8), [weight], [])  # type: ignore[arg-type]
         assert type(found) is kind
-        assert found.defaults["betas"] == (0.8, 0.999)
+        assert found.defaults["betas"] == (0.8, 0.95 if name == "soap" else 0.999)
 
 
 def test_sgd_with_nesterov_is_the_formula() -> None:
