@@ -1,4 +1,4 @@
-"""Why the worst layers of a quantised or pruned network are as bad as they are, and what could be done about each."""
+"""Why the worst layers of a rounded or smaller network are as bad as they are, and what could be done about each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-Kind = Literal["clipping", "outliers", "resolution", "weights", "saturation", "arithmetic", "channels"]
+Kind = Literal["clipping", "outliers", "resolution", "weights", "saturation", "arithmetic", "channels", "factors"]
 """What makes most of a layer's own noise."""
 
 WORST = 5
@@ -104,6 +104,11 @@ def diagnose(
             lost = _lost(node, results.get(layer.layer))
             diagnoses.append(Diagnosis(layer, lost, remedy(lost.kind, layer.layer, ran, accurate)))
             continue
+        several = _factors(layer.layer, nodes, results)
+        if several and layer.layer not in layers:
+            stand = Cause("factors", f"{several} layers stand for it")
+            diagnoses.append(Diagnosis(layer, stand, remedy(stand.kind, layer.layer, ran, accurate)))
+            continue
         cause = _cause(node, results.get(layer.layer), layers.get(layer.layer), values, cut.get(layer.layer))
         widens = _widens(node, results.get(layer.layer), wide)
         diagnoses.append(Diagnosis(layer, cause, remedy(cause.kind, layer.layer, ran, accurate, widens=widens)))
@@ -117,6 +122,8 @@ def remedy(kind: Kind, layer: str, ran: Collection[str], accurate: Collection[st
     the target has a kernel for the layer whose activations have 16 bits.
     """
     plain = "," not in layer and layer == layer.strip() and not layer.startswith('"')
+    if kind == "factors":
+        return f"factorize{{skip={json.dumps(layer, ensure_ascii=False)}}}"
     if kind == "channels":
         return f"{'trim' if 'trim' in ran else 'prune-channels'}{{skip={json.dumps(layer, ensure_ascii=False)}}}"
     keep = f"--keep {shlex.quote(layer if plain else json.dumps(layer, ensure_ascii=False))}"
@@ -198,6 +205,13 @@ def _lost(node: gs.Node, result: gs.Node | None) -> Cause:
     pairs = zip(*(shape or () for shape in shapes), strict=False)
     lost = [(was - now, was) for was, now in pairs if isinstance(was, int) and isinstance(now, int) and now < was]
     return Cause("channels", f"{lost[0][0]} of its {lost[0][1]} channels went" if lost else "channels of it went")
+
+
+def _factors(layer: str, before: Mapping[str, gs.Node], after: Mapping[str, gs.Node]) -> int:
+    """How many layers, named for it, stand for one; 0 where it is itself."""
+    new = [name for name, node in after.items() if name.startswith(f"{layer}/") and edit.op(node) in LAYERS]
+    added = [name for name in new if name not in before]
+    return len(added) + 1 if added else 0
 
 
 def share(part: float) -> str:

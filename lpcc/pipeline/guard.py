@@ -59,17 +59,18 @@ class Judgement:
 class Returned:
     """A layer that went back, and the SQNR of its output in dB that it had before.
 
-    `alone`: that of the model's outputs, if nothing but this layer had changed.
+    `alone`: that of the model's outputs, if nothing but this layer had changed. `rounded`: it went back to float.
     """
 
     layer: str
     sqnr_db: float
     alone: bool = False
+    rounded: bool = False
 
     def __str__(self) -> str:
         if self.alone:
             return f"`{self.layer}` went back: by itself it leaves the outputs {self.sqnr_db:.1f} dB"
-        return f"`{self.layer}` went back to float: {self.sqnr_db:.1f} dB"
+        return f"`{self.layer}` went back{' to float' if self.rounded else ''}: {self.sqnr_db:.1f} dB"
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def run_guarded(
     while not tried.holds:
         before = exact if tried.unquantized is None else tried.unquantized  # scaled as the candidate is
         noise = noise_of_records(before, to_proto(before), tried.model, tried.records, layer_noise)
-        ways = _more_back(tried.returned, noise)
+        ways = _more_back(tried.returned, noise, rounded=tried.unquantized is not None)
         if not ways or not any(can_skip(item) for item in passes):
             return Outcome(exact, False, start.records, start.judgement, tried.returned)
         tried = min((attempt(way) for way in ways), key=lambda found: found.rank(ctx))
@@ -162,13 +163,15 @@ class _Attempt:
         return False, _WORTH**found * (1.0 if ctx.target is None else Variant(self.graph, ctx.target).cost.latency_ms)
 
 
-def _more_back(returned: tuple[Returned, ...], noise: Sequence[LayerNoise]) -> list[tuple[Returned, ...]]:
+def _more_back(
+    returned: tuple[Returned, ...], noise: Sequence[LayerNoise], *, rounded: bool
+) -> list[tuple[Returned, ...]]:
     """The layers that are to go back next, besides those that did, in up to two ways."""
     back = {r.layer for r in returned}
     step = max(1, len(returned) // 4)  # one by one at first, so that few go back; faster where many must
     ways: dict[frozenset[str], tuple[Returned, ...]] = {}
     for ranked in (worst(noise), loudest(noise)):
-        more = [Returned(n.layer, n.sqnr_db, n.alone) for n in ranked if n.layer not in back][:step]
+        more = [Returned(n.layer, n.sqnr_db, n.alone, rounded) for n in ranked if n.layer not in back][:step]
         if more:
             ways.setdefault(frozenset(r.layer for r in more), (*returned, *more))
     return list(ways.values())

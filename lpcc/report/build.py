@@ -181,5 +181,5 @@ def _layers(before: Cost, after: Cost, decision: Decision) -> Iterator[LayerRepo
 
 def _note(lost: Returned | None, cut: Saturation | None) -> str:
     if lost is not None:
-        return f"{'whole' if lost.alone else 'float'}: went back, {lost.sqnr_db:.1f} dB"
+        return f"{'float' if lost.rounded and not lost.alone else 'whole'}: went back, {lost.sqnr_db:.1f} dB"
     return "" if cut is None else f"saturates: {share(cut.share)} of its sums, {cut.sqnr_db:.1f} dB"

@@ -119,7 +119,8 @@ class WorstReport:
     sqnr_db: float | None
     damage_db: float | None
     cause: str
-    """``clipping``, ``outliers``, ``resolution``, ``weights``, ``saturation``, ``arithmetic`` or ``channels``."""
+    """``clipping``, ``outliers``, ``resolution``, ``weights``, ``saturation``, ``arithmetic``, ``channels`` or
+    ``factors``."""
     detail: str
     """The cause in words."""
     remedy: str

@@ -119,6 +119,7 @@ def test_saturation_that_outweighs_the_rest() -> None:
         ("arithmetic", {"quantize"}, "--keep a"),
         ("clipping", {"quantize"}, "quantize{ranges=minmax}, or --keep a"),
         ("saturation", {"quantize"}, "quantize{reduce-range=true}, or --keep a"),
+        ("factors", {"factorize"}, 'factorize{skip="a"}'),
     ],
 )
 def test_remedies(kind: Any, ran: set[str], expected: str) -> None:
