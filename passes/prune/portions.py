@@ -109,6 +109,26 @@ def by_damage(ranking: Ranking, curves: Mapping[str, Curve], worth: Mapping[str,
     return family
 
 
+def by_even_damage(ranking: Ranking, curves: Mapping[str, Curve], multiple: int = 1) -> Family:
+    """Of each group as many as do no more damage, when it alone loses them, than one limit; the level is its rank.
+
+    Steps are from one number of channels that suits kernels to the next (`kept_counts` of `multiple`).
+    """
+    counts, damages = {}, {}
+    for group in ranking.groups:
+        size, curve = len(group), curves[group.name]
+        counts[group.name] = [size - kept for kept in reversed(kept_counts(group.group, multiple))]
+        damages[group.name] = np.array([curve.damage(count) for count in counts[group.name]])
+    pool = np.sort(np.concatenate([found[np.isfinite(found) & (found > 0)] for found in damages.values()]))
+
+    def family(level: float) -> Counts:
+        index = int(level * len(pool)) - 1
+        limit = np.inf if level >= 1 else float(pool[index]) if index >= 0 else 0.0
+        return {name: counts[name][int((found <= limit).sum()) - 1] for name, found in damages.items()}
+
+    return family
+
+
 def lowest(family: Family, holds: Callable[[Counts], bool]) -> Counts | None:
     """The counts at the lowest level that holds; None where even the highest does not.
 

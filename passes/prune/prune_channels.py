@@ -16,7 +16,7 @@ from lpcc.graph import clone
 from lpcc.passes.prune.curves import count_of
 from lpcc.passes.prune.mending import Repair
 from lpcc.passes.prune.multiples import channel_multiple
-from lpcc.passes.prune.portions import Family, by_damage, by_score, lowest, on_multiples, uniform
+from lpcc.passes.prune.portions import Family, by_damage, by_even_damage, by_score, lowest, on_multiples, uniform
 from lpcc.passes.prune.pruning import Candidates, Pruning, pins
 from lpcc.passes.prune.ranking import Counts, Ranking
 from lpcc.passes.prune.removal import remove
@@ -40,7 +40,9 @@ class PruneChannels(Pruning):
     * ``global``: the lowest scores of all, once they can be compared (Molchanov et al. 2017, arXiv 1611.06440);
     * ``sensitivity``: of each group as many as cost less damage, for the multiply-accumulates that they save, than one
       more channel of another would. The damage that each does when it alone is pruned is measured on calibration
-      images, as in Li et al. 2017, section 3.2.
+      images, as in Li et al. 2017, section 3.2;
+    * ``even``: of each group as many as do the same damage, whatever they save. Residual streams stay wider for it,
+      which is worse as it is and better after training (docs/pruning.md).
 
     Then the layers that read what is left are mended without training (`lpcc.passes.prune.repair`): ``layerwise`` fits
     all layers in order to what they made before (He, Zhang and Sun 2017, arXiv 1707.06168), and where batch norms are
@@ -64,7 +66,7 @@ class PruneChannels(Pruning):
     """Share of the network's multiply-accumulates that may be left."""
     shares: tuple[str, ...] = ()
     """Share of the channels to remove, layer by layer: ``"layer1*=0.5"``; with a layer goes its whole group."""
-    across: Literal["uniform", "global", "sensitivity"] = "sensitivity"
+    across: Literal["uniform", "global", "sensitivity", "even"] = "sensitivity"
     """How much goes from which group."""
     multiple: Annotated[int, Range(0, 1024)] = 0
     """Channels of a group that are left are a multiple of this, or all; 0: what the target's kernels like."""
@@ -97,7 +99,7 @@ class PruneChannels(Pruning):
     @property
     def measures(self) -> bool:
         """See the base class."""
-        return self.across == "sensitivity" and not self.shares
+        return self.across in ("sensitivity", "even") and not self.shares
 
     def single(self) -> PruneChannels:
         """See the base class. Repair goes through one layer after the other only where several lose channels."""
@@ -145,6 +147,8 @@ class PruneChannels(Pruning):
         ranking = candidates.ranking
         if self.across == "sensitivity":
             return by_damage(ranking, candidates.curves, self._worth(candidates), self._step(ctx))
+        if self.across == "even":
+            return by_even_damage(ranking, candidates.curves, self._step(ctx))
         family = uniform(ranking) if self.across == "uniform" else by_score(ranking, candidates.scores)
         return lambda level: self._rounded(family(level), ranking, ctx)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lpcc.analysis.groups import Group, Member
 from lpcc.passes.prune.multiples import kept_counts
-from lpcc.passes.prune.portions import Curve, by_damage, by_score, lowest, on_multiples, uniform
+from lpcc.passes.prune.portions import Curve, by_damage, by_even_damage, by_score, lowest, on_multiples, uniform
 from lpcc.passes.prune.ranking import Ranked, Ranking
 
 
@@ -33,7 +33,7 @@ levels = st.floats(0, 1)
 def families(draw):
     """A ranking and one of the ways."""
     ranking = ranking_of(*draw(sizes))
-    match draw(st.sampled_from(("uniform", "score", "damage"))):
+    match draw(st.sampled_from(("uniform", "score", "even", "damage"))):
         case "uniform":
             return ranking, uniform(ranking)
         case "score":
@@ -41,6 +41,8 @@ def families(draw):
             scores = draw(st.lists(number, min_size=ranking.size, max_size=ranking.size))
             ordered = np.concatenate([np.sort(np.array(scores)[group.order]) for group in ranking.groups])
             return ranking, by_score(ranking, ordered)
+        case "even":
+            return ranking, by_even_damage(ranking, {g.name: draw(curves(len(g))) for g in ranking.groups})
         case _:
             worth = {group.name: draw(st.floats(0, 2)) for group in ranking.groups}
             found = {group.name: draw(curves(len(group))) for group in ranking.groups}
@@ -132,6 +134,15 @@ def test_equal_damage_for_the_same_worth():
     assert family(1.0) == {"g0": 4, "g1": 4}
     dear = by_damage(ranking, {"g0": steep, "g1": flat}, {"g0": 100.0, "g1": 1.0})
     assert dear(0.5) == {"g0": 4, "g1": 0}  # what saves more may do more damage
+
+
+def test_all_do_the_same_damage():
+    steep, flat = Curve.through({0: 0.0, 4: 8.0, 8: 16.0}), Curve.through({0: 0.0, 8: 4.0})
+    ranking = ranking_of(9, 9)
+    family = by_even_damage(ranking, {"g0": steep, "g1": flat})
+    assert family(0.0) == {"g0": 0, "g1": 0}
+    assert family(0.5) == {"g0": 1, "g1": 7}  # 2 and 3.5: one more of g0 would do 4
+    assert family(1.0) == {"g0": 8, "g1": 8}
 
 
 def test_channels_cost_more_the_more_have_gone():
