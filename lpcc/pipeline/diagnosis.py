@@ -104,10 +104,8 @@ def diagnose(
             lost = _lost(node, results.get(layer.layer))
             diagnoses.append(Diagnosis(layer, lost, remedy(lost.kind, layer.layer, ran, accurate)))
             continue
-        several = _factors(layer.layer, nodes, results)
-        if several and layer.layer not in layers:
-            stand = Cause("factors", f"{several} layers stand for it")
-            diagnoses.append(Diagnosis(layer, stand, remedy(stand.kind, layer.layer, ran, accurate)))
+        if layer.layer not in layers and (cause := _of_factors(layer.layer, nodes, results, ran)):
+            diagnoses.append(Diagnosis(layer, cause, remedy(cause.kind, layer.layer, ran, accurate)))
             continue
         cause = _cause(node, results.get(layer.layer), layers.get(layer.layer), values, cut.get(layer.layer))
         widens = _widens(node, results.get(layer.layer), wide)
@@ -207,11 +205,17 @@ def _lost(node: gs.Node, result: gs.Node | None) -> Cause:
     return Cause("channels", f"{lost[0][0]} of its {lost[0][1]} channels went" if lost else "channels of it went")
 
 
-def _factors(layer: str, before: Mapping[str, gs.Node], after: Mapping[str, gs.Node]) -> int:
-    """How many layers, named for it, stand for one; 0 where it is itself."""
+def _of_factors(
+    layer: str, before: Mapping[str, gs.Node], after: Mapping[str, gs.Node], ran: Collection[str]
+) -> Cause | None:
+    """How many layers, named for it, stand for one; None where factors have nothing to do with its noise."""
     new = [name for name, node in after.items() if name.startswith(f"{layer}/") and edit.op(node) in LAYERS]
     added = [name for name in new if name not in before]
-    return len(added) + 1 if added else 0
+    if added:
+        return Cause("factors", f"{len(added) + 1} layers stand for it")
+    if "factorize" in ran and not any(edit.op(node) == "DequantizeLinear" for node in after.values()):
+        return Cause("factors", "it makes up for layers before it")
+    return None
 
 
 def share(part: float) -> str:

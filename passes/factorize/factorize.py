@@ -94,7 +94,8 @@ class Factorize(Pass):
     cache: str = ""
     """Folder in which what takes long is kept: a run that was stopped goes on."""
     skip: tuple[str, ...] = ()
-    """Names of layers that stay whole; ``*`` and ``?`` stand for anything. The guard adds those that it takes back."""
+    """Names of layers that stay as they are; ``*`` and ``?`` stand for anything. The guard adds those that it takes
+    back."""
 
     def __post_init__(self) -> None:
         wrong = [name for name in self.method if name not in METHODS]
@@ -190,7 +191,7 @@ class Factorize(Pass):
         batches = list(used.head(images_held(graph, len(used), _WALK_BYTES)).batches(BATCH))
         alone, walked = clone(graph), clone(graph)
         own.write(alone, bn=False)
-        ordered = in_order(graph, walked, cuts, batches, ctx)
+        ordered = in_order(graph, walked, cuts, batches, ctx, self.skip)
         apart = images_apart(ctx.calibration, used, self.images)
         return (own, ordered)[closest(graph, [alone, walked], apart)]
 

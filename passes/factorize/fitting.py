@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -140,13 +140,19 @@ def _made_up(node: gs.Node, form: Form, factors: Factors, sums: Sums | None) -> 
 
 
 def in_order(
-    original: gs.Graph, graph: gs.Graph, cuts: Mapping[str, Cut], batches: Sequence[Batch], ctx: Context
+    original: gs.Graph,
+    graph: gs.Graph,
+    cuts: Mapping[str, Cut],
+    batches: Sequence[Batch],
+    ctx: Context,
+    skip: Collection[str] = (),
 ) -> Fits:
     """Each fitted to what it made in `original`, from what the layers before it make now; `graph`, a clone, is changed.
 
-    Layers that are not cut, but read what has changed, are refitted in the same way: see `lpcc.passes.reconstruct`. So
-    Zhang et al., Accelerating very deep convolutional networks (2015, arXiv 1505.06798), section 3.3, let layers
-    account for the errors of those before them. Layers whose rows cannot be had are cut by their weights.
+    Layers that are not cut, but read what has changed, are refitted in the same way (see `lpcc.passes.reconstruct`),
+    but for those named in `skip`. So Zhang et al., Accelerating very deep convolutional networks (2015, arXiv
+    1505.06798), section 3.3, let layers account for the errors of those before them. Layers whose rows cannot be had
+    are cut by their weights.
     """
     found, nodes = Fits(), by_result(graph)
     changed = behind(original, cuts)
@@ -155,6 +161,7 @@ def in_order(
         for node in original.nodes
         if node.outputs
         and (node.outputs[0].name in cuts or (edit.op(node) in LINEAR and node.inputs[0].name in changed))
+        and edit.label(node) not in skip
     ]
     walk = InOrder(original, graph, batches, [nodes[node.outputs[0].name] for node in layers], {})
     for done, before in enumerate(layers):

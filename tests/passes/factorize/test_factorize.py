@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import onnx
 import pytest
@@ -339,6 +337,13 @@ class TestLeftAlone:
         _, changes = ran(model, macs=0.7, skip=("inn*",))
         assert "inner" not in layers(changes) | set(reasons(changes))
 
+    def test_what_is_skipped_is_not_fitted_either(self, model):
+        result, changes = ran(model, ranks=("inner=4",), skip=("wide", "head"))
+        assert not {"wide", "head"} & {each.node for each in changes.rewrites}
+        assert "point" in {each.node for each in changes.rewrites}
+        for name in ("w3", "b3", "w5"):
+            assert np.array_equal(weights(result, name), weights(model, name))
+
     def test_nothing_is_made_up_for_layers_that_the_guard_took_back(self, model):
         whole, changes = ran(model, macs=0.5)
         assert "inner" in layers(changes)
@@ -415,71 +420,6 @@ class TestOddWeights:
         for options in ({"error": 0.3}, {"energy": 0.8}, {"ratio": 0.3}, {"macs": 0.99}):
             _, changes = ran(model, **options, method=("cpd",), skip=("stem", "inner", "wide"))
             assert "point" in layers(changes) | set(reasons(changes))
-
-
-class TestOptions:
-    @pytest.mark.parametrize(
-        ("options", "message"),
-        [
-            ({"ranks": ("inner=0",)}, "a rank of 0 is not between 1 and 96"),
-            ({"ranks": ("inner=97",)}, "a rank of 97 is not between 1 and 96"),
-            ({"ranks": ("point=65",)}, "a rank of 65 is not between 1 and 64"),
-            ({"ranks": ("inner=8x8",)}, "bmd takes 1 rank, not 2"),
-            ({"ranks": ("inner=8",), "method": ("tucker2",)}, "tucker2 takes 2 ranks, not 1"),
-            ({"ranks": ("inner",)}, "ranks takes layer=rank"),
-            ({"ranks": ("inner=-3",)}, "ranks takes layer=rank"),
-            ({"ranks": ("iner=4",)}, "the nearest are `inner`"),
-            ({"ranks": ("inner=4",), "skip": ("inner",)}, "`inner` stays whole: it is in `skip`"),
-            ({"ranks": ("sum=4",)}, "a Add has no weights to factorise"),
-            ({"macs": 0.9, "skip": ("nowhere",)}, "no node of the graph is called"),
-        ],
-    )
-    def test_wrong_at_the_model(self, model, options, message):
-        with pytest.raises(UsageError, match=message) as told:
-            ran(model, **options)
-        assert "\n" not in str(told.value)
-
-    @pytest.mark.parametrize(
-        "text",
-        [
-            "factorize",
-            "factorize{macs=0.5 ratio=0.5}",
-            "factorize{evbmf=true energy=0.9}",
-            "factorize{method=vbmf macs=0.5}",
-            "factorize{macs=1.5}",
-            "factorize{speedup=0.5}",
-            "factorize{energy=-1}",
-            "factorize{max-drop=101}",
-            "factorize{fit=both macs=0.5}",
-            "factorize{rank=4}",
-        ],
-    )
-    def test_wrong_in_itself(self, text):
-        with pytest.raises(UsageError) as told:
-            Pipeline.parse(text)
-        assert "\n" not in str(told.value)
-
-    def test_text_form(self):
-        text = "factorize{method=bmd,cpd macs=0.5 error=0.1 bn=false skip=a,b}"
-        assert str(Pipeline.parse(str(Pipeline.parse(text)))) == str(Pipeline.parse(text))
-        text = 'factorize{ranks="conv*=16","inner=8x12" method=tucker2}'
-        (item,) = Pipeline.parse(text).passes
-        assert item.ranks == ("conv*=16", "inner=8x12")
-
-    def test_a_target_and_images_are_asked_for(self, model):
-        graph = from_proto(model)
-        with pytest.raises(UsageError, match="needs calibration images"):
-            run_pipeline(graph, [Factorize(macs=0.5)], Context(target=Target.load(TARGET)))
-        with pytest.raises(UsageError, match="needs a target"):
-            run_pipeline(graph, [Factorize(macs=0.5)], replace(context(model), target=None))
-
-    def test_max_drop_counts_classes(self):
-        text = """<ir_version: 8, opset_import: ["": 17]>
-        g (float[N,4,16,16] x) => (float[N,64,16,16] y)
-        <float[64,4,3,3] w1, float[64,64,3,3] w2>
-        { c = Conv<pads = [1,1,1,1]>(x, w1) [deep] y = Conv<pads = [1,1,1,1]>(c, w2) }"""
-        with pytest.raises(UsageError, match="max-drop counts classes, and no output says any: give `error`"):
-            ran(made(text), max_drop=1.0)
 
 
 def spoilt(model, spoil):
