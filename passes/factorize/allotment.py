@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -16,8 +19,8 @@ from lpcc.errors import UsageError
 from lpcc.passes.factorize.factors import Rank
 from lpcc.passes.factorize.fitting import Cut
 from lpcc.passes.factorize.form import Declined, Form
-from lpcc.passes.factorize.methods import METHODS
 from lpcc.passes.factorize.methods.base import Decomposition
+from lpcc.passes.factorize.methods.kept import decompose
 from lpcc.passes.factorize.ranks.analytic import rank_by_energy, rank_by_ratio
 from lpcc.passes.factorize.ranks.evbmf import ranks_by_evbmf
 from lpcc.passes.factorize.ranks.planning import Goals, Layer, Plan, offers, pays, plan
@@ -34,7 +37,10 @@ if TYPE_CHECKING:
     from lpcc.passes.factorize.factorize import Factorize
 
 Array = np.ndarray[Any, Any]
+T = TypeVar("T")
 
+_LOOK = 0.2
+"""Seconds between two looks at what is waited for."""
 _DROPS = 8
 """Networks that are tried for the largest error within a drop; each halves what is open on a logarithmic scale."""
 _LEAST, _MOST = 1e-4, 0.9
@@ -92,18 +98,15 @@ class Layers:
     @cached_property
     def offered(self) -> tuple[list[Layer], dict[str, str]]:
         """The layers with what they are offered on the target, and why others are offered nothing; by their tensors."""
-        layers: list[Layer] = []
-        left: dict[str, str] = {}
-        for result, form in self._forms.items():
-            self._told(len(layers) + len(left))
+        prices = self._prices
+
+        def offer(result: str) -> Layer:
+            own = prices.layer(self._nodes[result], self._forms[result])
             ways = {method: partial(self._decomposed, result, method) for method in self._asked.method}
-            try:
-                prices = self._prices.layer(self._nodes[result], form)
-                layers.append(Layer(result, prices.before, offers(prices, ways, self._multiple)))
-            except Declined as reason:
-                left[result] = str(reason)
-        self._told(len(self._forms))
-        return layers, left
+            return Layer(result, own.before, offers(own, ways, self._multiple))
+
+        layers, left = self._of_each(offer)
+        return list(layers.values()), left
 
     def proposals(self, error: float) -> Proposals:
         """The fastest that each layer can become within an error, and why others are left alone.
@@ -192,10 +195,8 @@ class Layers:
 
     def _each(self) -> Allotment:
         """Every layer by itself, by the method that loses least at its price, where one pays."""
-        cuts: dict[str, Cut] = {}
-        left: dict[str, str] = {}
-        for result in self._forms:
-            self._told(len(cuts) + len(left))
+
+        def cut(result: str) -> Cut:
             ways: list[tuple[float, Cut]] = []
             reasons: list[str] = []
             for method in self._asked.method:
@@ -203,12 +204,38 @@ class Layers:
                     ways.append(self._way(result, method))
                 except Declined as reason:
                     reasons.append(f"{method}: {reason}")
-            if ways:
-                cuts[result] = min(ways, key=lambda way: way[0])[1]
-            else:
-                left[result] = "; ".join(dict.fromkeys(reasons))
-        self._told(len(self._forms))
-        return Allotment(cuts, left)
+            if not ways:
+                raise Declined("; ".join(dict.fromkeys(reasons)))
+            return min(ways, key=itemgetter(0))[1]
+
+        return Allotment(*self._of_each(cut))
+
+    def _of_each(self, work: Callable[[str], T]) -> tuple[dict[str, T], dict[str, str]]:
+        """What some work makes of each layer, several at a time, and the reasons of those that it declines.
+
+        Whoever presses Ctrl-C has those that are done; the others stay whole. A second time ends all.
+        """
+        found: dict[str, T] = {}
+        left: dict[str, str] = {}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            waiting = {result: pool.submit(work, result) for result in self._forms}
+            stopped = False
+            for done, (result, future) in enumerate(waiting.items()):
+                try:
+                    while not stopped and not future.done():
+                        self._ctx.progress("decompose layers", done, len(waiting))
+                        wait([future], timeout=_LOOK)
+                except KeyboardInterrupt:
+                    stopped = True
+                    pool.shutdown(wait=True, cancel_futures=True)
+                try:
+                    found[result] = future.result()
+                except CancelledError:
+                    left[result] = "stopped before its turn"
+                except Declined as reason:
+                    left[result] = str(reason)
+        self._ctx.progress("decompose layers", len(waiting), len(waiting))
+        return found, left
 
     def _way(self, result: str, method: str) -> tuple[float, Cut]:
         """A cut, with the energy lost and the share of the work left in sum. Raises Declined where it does not pay."""
@@ -225,7 +252,8 @@ class Layers:
             if not pays(prices.before, prices.after(method, rank)):
                 times = after / before if before > 0 else np.inf
                 raise Declined(f"rank {said} would take {times:.2f} times as long on {self._ctx.target.name}")
-        return self._decomposed(result, method).error(rank) + share, Cut(method, rank)
+        found = self._decomposed(result, method)
+        return found.error(rank) + share, Cut(method, rank, found.factors(rank))
 
     def _rank(self, result: str, method: str, work: Work) -> Rank:
         """The rank that the options ask for. Raises Declined where there is none."""
@@ -248,10 +276,8 @@ class Layers:
     def _decomposed(self, result: str, method: str) -> Decomposition:
         """A layer by a method. Raises Declined."""
         own = self._sums.get(result)
-        return METHODS[method](self._forms[result], None if own is None else own.gram.astype(np.float64))
-
-    def _told(self, done: int) -> None:
-        self._ctx.progress("decompose layers", done, len(self._forms))
+        moments = None if own is None else own.gram.astype(np.float64)
+        return decompose(method, self._forms[result], moments, self._asked.cache)
 
     @cached_property
     def _shapes(self) -> Any:

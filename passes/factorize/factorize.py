@@ -183,15 +183,15 @@ class Factorize(Pass):
     def _fits(self, graph: gs.Graph, cuts: Mapping[str, Cut], ctx: Context) -> Fits:
         """The factors: by weights, by what layers read, or in order if that brings the outputs closer."""
         if self.fit == "weights" or ctx.calibration is None:
-            return by_weights(graph, cuts)
-        own = by_rows(graph, cuts, self._sums(graph, cuts, ctx))
+            return by_weights(graph, cuts, self.cache)
+        own = by_rows(graph, cuts, self._sums(graph, cuts, ctx), self.cache)
         if self.repair == "none":
             return own
         used = images_used(ctx.calibration, self.images)
         batches = list(used.head(images_held(graph, len(used), _WALK_BYTES)).batches(BATCH))
         alone, walked = clone(graph), clone(graph)
         own.write(alone, bn=False)
-        ordered = in_order(graph, walked, cuts, batches, ctx, self.skip)
+        ordered = in_order(graph, walked, cuts, batches, ctx, self.skip, self.cache)
         apart = images_apart(ctx.calibration, used, self.images)
         return (own, ordered)[closest(graph, [alone, walked], apart)]
 

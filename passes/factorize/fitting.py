@@ -17,7 +17,7 @@ from lpcc.errors import ModelError
 from lpcc.passes.factorize.emit import Norm, write
 from lpcc.passes.factorize.factors import Factors, Rank
 from lpcc.passes.factorize.form import Declined, Form
-from lpcc.passes.factorize.methods import METHODS
+from lpcc.passes.factorize.methods.kept import decompose
 from lpcc.passes.normalize.linear import LINEAR
 from lpcc.passes.reconstruct import InOrder, Reading, Sums, behind, best_fit, by_result
 from lpcc.pipeline import Context
@@ -33,6 +33,8 @@ class Cut:
 
     method: str
     rank: Rank
+    factors: Factors | None = field(default=None, compare=False, repr=False)
+    """What came of it, by what the layer reads in the network as it is, where that was looked for already."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,18 +110,24 @@ def _takes_norm(node: gs.Node, fit: Fit) -> bool:
     return len(fit.factors.stages) == 2 and (fit.form.op != "MatMul" or (shape is not None and len(shape) == 2))
 
 
-def by_weights(graph: gs.Graph, cuts: Mapping[str, Cut]) -> Fits:
+def by_weights(graph: gs.Graph, cuts: Mapping[str, Cut], cache: str = "") -> Fits:
     """The layers of `cuts`, by the tensors that they make, cut so that their weights change least."""
-    return by_rows(graph, cuts, {})
+    return by_rows(graph, cuts, {}, cache)
 
 
-def by_rows(graph: gs.Graph, cuts: Mapping[str, Cut], sums: Mapping[str, Sums]) -> Fits:
-    """Each cut so that what it makes changes least on the images that `sums` is of; by weights where it has none."""
+def by_rows(graph: gs.Graph, cuts: Mapping[str, Cut], sums: Mapping[str, Sums], cache: str = "") -> Fits:
+    """Each cut so that what it makes changes least on the images that `sums` is of; by weights where it has none.
+
+    In the folder `cache`, if any, is kept what takes long.
+    """
     found, nodes = Fits(), by_result(graph)
     for result, cut in cuts.items():
         try:
             form, own = Form.of(nodes[result]), sums.get(result)
-            factors = METHODS[cut.method](form, None if own is None else own.gram.astype(np.float64)).factors(cut.rank)
+            factors = cut.factors
+            if factors is None:
+                moments = None if own is None else own.gram.astype(np.float64)
+                factors = decompose(cut.method, form, moments, cache).factors(cut.rank)
         except Declined as reason:
             found.declined[result] = str(reason)
             continue
@@ -146,13 +154,14 @@ def in_order(
     batches: Sequence[Batch],
     ctx: Context,
     skip: Collection[str] = (),
+    cache: str = "",
 ) -> Fits:
     """Each fitted to what it made in `original`, from what the layers before it make now; `graph`, a clone, is changed.
 
     Layers that are not cut, but read what has changed, are refitted in the same way (see `lpcc.passes.reconstruct`),
     but for those named in `skip`. So Zhang et al., Accelerating very deep convolutional networks (2015, arXiv
     1505.06798), section 3.3, let layers account for the errors of those before them. Layers whose rows cannot be had
-    are cut by their weights.
+    are cut by their weights. `cache` as in `by_rows`.
     """
     found, nodes = Fits(), by_result(graph)
     changed = behind(original, cuts)
@@ -176,7 +185,7 @@ def in_order(
                 found.refitted[result] = fitted.matrix(), fitted.bias()
             continue
         try:
-            fit = _in_turn(walk, before, now, cuts[result])
+            fit = _in_turn(walk, before, now, cuts[result], cache)
             with edit.Edit(graph) as e:
                 put(e, now, fit, bn=False)
         except Declined as reason:
@@ -188,20 +197,20 @@ def in_order(
     return found
 
 
-def _in_turn(walk: InOrder, before: gs.Node, now: gs.Node, cut: Cut) -> Fit:
+def _in_turn(walk: InOrder, before: gs.Node, now: gs.Node, cut: Cut, cache: str) -> Fit:
     """A layer cut by what it reads now, towards what it made before. Raises Declined."""
-    form, method = Form.of(now), METHODS[cut.method]
+    form = Form.of(now)
     try:
         reading = Reading.of(now)
         fit, check = walk.pairs(Reading.of(before), reading)
     except (NoPatches, ModelError):
-        return Fit(form, method(form).factors(cut.rank))
+        return Fit(form, decompose(cut.method, form, None, cache).factors(cut.rank))
     try:
         weights = best_fit(reading, fit, check)[0]
     except NoPatches:  # no fit is better than what it has
         weights = reading.matrix()
         fit.join(check)
     sums = fit.sums(reading)
-    factors = method(form.with_matrix(weights), sums.gram).factors(cut.rank)
+    factors = decompose(cut.method, form.with_matrix(weights), sums.gram, cache).factors(cut.rank)
     bias = fit.bias(reading, sums, factors.basis @ factors.last) if reading.takes_bias else None
     return Fit(form, factors, sums, bias)
