@@ -17,8 +17,9 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,11 +37,13 @@ from lpcc.analysis.shapes import bind
 from lpcc.analysis.types import annotate
 from lpcc.cost import CostModel
 from lpcc.graph import from_proto, load, to_proto
+from lpcc.passes.factorize import Factorize
 from lpcc.passes.factorize.allotment import Layers
+from lpcc.passes.factorize.fitting import Cut
 from lpcc.passes.factorize.form import Declined, Form
 from lpcc.passes.factorize.methods import METHODS
 from lpcc.passes.prune.multiples import channel_multiple
-from lpcc.passes.reconstruct import Reading, sums_of
+from lpcc.passes.reconstruct import Reading, Sums, sums_of
 from lpcc.pipeline import Changes, Context, Pipeline
 from lpcc.runtime import Session
 from lpcc.runtime.timing import turns
@@ -129,7 +132,10 @@ def by_layer(case: Case, seconds: float) -> Iterator[str]:
         ratio = (1 - share) / (1 - fixed)
         rows, models = [], []
         for method in METHOD:
-            given = f"method={method} ratio={ratio:.4f} multiple=1 bn=false skip={','.join(small)}"
+            cuts = equal_ranks(
+                case, f"factorize{{method={method} ratio={ratio:.4f} multiple=1 skip={','.join(small)}}}"
+            )
+            given = f"method={method} ranks={','.join(cuts)} bn=false"
             made = [applied(case, f"factorize{{{given} {fit}}}", None)[0] for fit in FITS.values()]
             lost = [predicted(case, f"factorize{{{given} {fit}}}") for fit in list(FITS.values())[:2]]
             models.append(made[-1])
@@ -245,31 +251,40 @@ def applied(case: Case, text: str, target: str | None) -> tuple[onnx.ModelProto,
     return to_proto(graph), changes
 
 
+def equal_ranks(case: Case, text: str) -> list[str]:
+    """What `factorize` without a target chooses, as its option `ranks`: layer by layer."""
+    names = {node.outputs[0].name: edit.label(node) for node in case.graph.nodes}
+    cuts, _ = _cuts(case, text)
+    return [f"{names[result]}={'x'.join(map(str, cut.rank))}" for result, cut in cuts.items()]
+
+
 def predicted(case: Case, text: str) -> float:
     """The error by which plans are judged, ``1 - prod over layers of (1 - error)``, of `factorize` without a target.
 
     Each layer's is of what the pass fits: its weights, or what it makes of the calibration images.
     """
+    cuts, sums = _cuts(case, text)
+    nodes, kept = {node.outputs[0].name: node for node in case.graph.nodes}, 1.0
+    for result, cut in cuts.items():
+        gram = sums[result].gram.astype(np.float64) if result in sums else None
+        kept *= 1 - METHODS[cut.method](Form.of(nodes[result]), gram).error(cut.rank)
+    return 1 - kept
+
+
+def _cuts(case: Case, text: str) -> tuple[Mapping[str, Cut], Mapping[str, Sums]]:
+    """How `factorize` cuts layers, by the tensors that they make, and what these read, unless it fits to weights."""
     (asked,) = Pipeline.parse(text).passes
+    assert isinstance(asked, Factorize)
     ctx = _context(case, None)
+    assert ctx.calibration is not None
     forms: dict[str, Form] = {}
     for node in case.graph.nodes:
-        if edit.label(node) in asked.skip:  # type: ignore[attr-defined]
-            continue
-        try:
-            forms[node.outputs[0].name] = Form.of(node)
-        except Declined:
-            continue
-    nodes = [node for node in case.graph.nodes if node.outputs[0].name in forms]
-    by_weights = asked.fit == "weights"  # type: ignore[attr-defined]
-    assert ctx.calibration is not None
-    sums = {} if by_weights else sums_of(case.graph, [Reading.of(node) for node in nodes], ctx.calibration, ctx)
-    cuts = Layers(case.graph, forms, sums, asked, ctx).allot(lambda _: 0.0).cuts  # type: ignore[arg-type]
-    kept = 1.0
-    for result, cut in cuts.items():
-        gram = None if by_weights else sums[result].gram.astype(np.float64)
-        kept *= 1 - METHODS[cut.method](forms[result], gram).error(cut.rank)
-    return 1 - kept
+        with suppress(Declined):
+            if edit.label(node) not in asked.skip:
+                forms[node.outputs[0].name] = Form.of(node)
+    readings = [Reading.of(node) for node in case.graph.nodes if node.outputs[0].name in forms]
+    sums = {} if asked.fit == "weights" else sums_of(case.graph, readings, ctx.calibration, ctx)
+    return Layers(case.graph, forms, sums, asked, ctx).allot(lambda _: 0.0).cuts, sums
 
 
 def small_layers(graph: Any) -> list[str]:

@@ -156,7 +156,7 @@ def factor_lines(asked: Wish, found: Proposals, width: int) -> Iterator[str | tu
     for reason, layers in reasons.items():
         text = f"{', '.join(layers)} {'stays' if len(layers) == 1 else 'stay'} whole: {reason}"
         yield from textwrap.wrap(text, width, subsequent_indent="  ", break_on_hyphens=False)
-    yield from textwrap.wrap(f"note: {_counted(found)}", width, subsequent_indent="  ")
+    yield from textwrap.wrap(f"note: {_counted(asked, found)}", width, subsequent_indent="  ")
 
 
 def _row(each: Proposal) -> list[str]:
@@ -188,10 +188,10 @@ def _together(found: Proposals) -> str:
     return f"{several}: {units.ms(before.latency_ms)} to {units.ms(after)}{gain}{share}"
 
 
-def _counted(found: Proposals) -> str:
+def _counted(asked: Wish, found: Proposals) -> str:
     """Of what errors are shares, and what they say."""
-    by_weights = [each.layer for each in found.layers if not each.of_outputs]
-    if by_weights and len(by_weights) == len(found.layers):
+    if asked.calib is None:
         return _BY_WEIGHTS
+    by_weights = [each.layer for each in found.layers if not each.of_outputs]
     named = f", but of {', '.join(by_weights)} of weights" if by_weights else ""
     return f"error is the share of the energy of what a layer makes of the images that is lost{named}"

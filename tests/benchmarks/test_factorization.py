@@ -130,3 +130,19 @@ def test_a_miss_is_a_miss(
     monkeypatch.setattr(script, "goals", part)
     assert script.main(["--parts", "goals"]) == 1
     assert "## goals" in capsys.readouterr().out
+
+
+def test_ranks_of_equal_work_are_told_layer_by_layer(script: ModuleType) -> None:
+    case = case_of(small_vgg(script))
+    layer = next(iter(script.work(case.graph)))
+    told = script.equal_ranks(case, f"factorize{{method=bmd ratio=0.5 fit=weights multiple=1 skip={layer}}}")
+    assert told
+    assert layer not in [text.split("=")[0] for text in told]
+    after = script.annotated(small_vgg(script))
+    Factorize(method=("bmd",), ranks=tuple(told), fit="weights", bn=False).run(after, Context())
+    assert len(script.between_layers(case.graph, after)) == len(told)
+    lost = [
+        script.predicted(case, f"factorize{{method=bmd {which} fit=weights}}")
+        for which in (f"ranks={','.join(told)}", f"ratio=0.5 multiple=1 skip={layer}")
+    ]
+    assert lost[0] == pytest.approx(lost[1])

@@ -43,7 +43,7 @@ class Kept(Decomposition):
 
     def __init__(self, found: Decomposition, folder: Path) -> None:
         super().__init__(found.form, found.moments)
-        self.name = found.name  # type: ignore[misc] - that of the method
+        self.name = found.name  # type: ignore[misc]
         self._found = found
         self._folder = folder
 

@@ -116,13 +116,14 @@ def offers(prices: LayerPrices, methods: Mapping[str, Callable[[], Decomposition
     """What a layer can become by some methods, in ranks that suit kernels of `multiple` channels; all save time.
 
     `methods` has a function for each that decomposes the layer; it is called only where some rank pays. Of a layer of
-    one pixel all methods make the same, its SVD: the first stands for them.
+    one pixel all methods make the same, its SVD: that or the first of them stands for all.
 
     Raises:
         Declined: nothing pays on the target, or every method fails. The message is the reason.
     """
     if prices.form.is_pointwise:
-        methods = dict(list(methods.items())[:1])
+        only = "svd" if "svd" in methods else next(iter(methods))
+        methods = {only: methods[only]}
     paying = {name: _paying(prices, name, multiple) for name in methods}
     if not any(paying.values()):
         raise Declined(_reason(prices, methods, multiple))
