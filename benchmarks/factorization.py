@@ -252,10 +252,10 @@ def applied(case: Case, text: str, target: str | None) -> tuple[onnx.ModelProto,
 
 
 def equal_ranks(case: Case, text: str) -> list[str]:
-    """What `factorize` without a target chooses, as its option `ranks`: layer by layer."""
+    """What `factorize` without a target chooses, as values of its option `ranks`: layer by layer."""
     names = {node.outputs[0].name: edit.label(node) for node in case.graph.nodes}
     cuts, _ = _cuts(case, text)
-    return [f"{names[result]}={'x'.join(map(str, cut.rank))}" for result, cut in cuts.items()]
+    return [f'"{names[result]}={"x".join(map(str, cut.rank))}"' for result, cut in cuts.items()]
 
 
 def predicted(case: Case, text: str) -> float:

@@ -135,14 +135,15 @@ def test_a_miss_is_a_miss(
 def test_ranks_of_equal_work_are_told_layer_by_layer(script: ModuleType) -> None:
     case = case_of(small_vgg(script))
     layer = next(iter(script.work(case.graph)))
-    told = script.equal_ranks(case, f"factorize{{method=bmd ratio=0.5 fit=weights multiple=1 skip={layer}}}")
+    quoted = script.equal_ranks(case, f"factorize{{method=bmd ratio=0.5 fit=weights multiple=1 skip={layer}}}")
+    told = tuple(text.strip('"') for text in quoted)
     assert told
     assert layer not in [text.split("=")[0] for text in told]
     after = script.annotated(small_vgg(script))
-    Factorize(method=("bmd",), ranks=tuple(told), fit="weights", bn=False).run(after, Context())
+    Factorize(method=("bmd",), ranks=told, fit="weights", bn=False).run(after, Context())
     assert len(script.between_layers(case.graph, after)) == len(told)
     lost = [
         script.predicted(case, f"factorize{{method=bmd {which} fit=weights}}")
-        for which in (f"ranks={','.join(told)}", f"ratio=0.5 multiple=1 skip={layer}")
+        for which in (f"ranks={','.join(quoted)}", f"ratio=0.5 multiple=1 skip={layer}")
     ]
     assert lost[0] == pytest.approx(lost[1])
