@@ -147,3 +147,18 @@ def test_ranks_of_equal_work_are_told_layer_by_layer(script: ModuleType) -> None
         for which in (f"ranks={','.join(quoted)}", f"ratio=0.5 multiple=1 skip={layer}")
     ]
     assert lost[0] == pytest.approx(lost[1])
+
+
+def test_training_that_changed_nothing_says_so(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = [SimpleNamespace(refused=[SimpleNamespace(reason=why)]) for why in ("a layer is small", "no epoch")]
+    runs = [
+        SimpleNamespace(item=SimpleNamespace(name=name), changes=own)
+        for name, own in zip(("factorize", "distill"), changes, strict=True)
+    ]
+    monkeypatch.setattr(script, "run_pipeline", lambda *_: runs)
+    case = case_of(small_vgg(script))
+    case.name, case.top1, case.score, case.left = "net", 91.0, lambda _: 90.0, lambda _: 0.34
+    line = script.judged(case, "dce", Context(), 0.7)
+    assert line.startswith("| net 91.00: `dce` | 0.340 | 90.00 | 1.00 |")
+    assert line.endswith("| at most 0.7: NOT met; no epoch |")
+    assert script.judged(case, "dce", Context(), None).endswith("| no epoch |")
