@@ -71,9 +71,15 @@ READY = (
 )
 """Shapes folded, batch norms not: they are of use in training, and to some criteria."""
 DISTILL = (
-    "prune-channels{macs=%s multiple=1},"
-    "distill{epochs=10 batch=32 learning-rate=0.002 average=0.999 flip=true crop=2 loss=%s}"
+    "prune-channels{macs=%s multiple=1 across=even},"
+    "distill{epochs=10 batch=32 optimiser=soap momentum=0.95 learning-rate=0.004 average=0.999 holdout=0 flip=true "
+    'crop=2 loss="%s"%s}'
 )
+PAIRS = {
+    RESNET: [f"/layer{stage}/layer{stage}.{block}/Relu_1_output_0" for stage in (1, 2, 3) for block in (0, 1, 2)],
+    VGG: [],
+}
+"""Tensors that hints compare, the ends of all residual blocks; empty: those that `distill` finds itself."""
 ASKED = {(RESNET, "0.7", "free"): 6.0, (VGG, "0.5", "free"): 1.0, (RESNET, "0.5", "distill"): 1.5}
 ASKED |= {(VGG, "0.25", "distill"): 1.0}
 """Points of top-1 that may be lost."""
@@ -85,7 +91,7 @@ def main() -> int:
     parts = {"free": free, "criteria": criteria, "distill": distill, "trim": trim, "table": table, "beyond": beyond}
     parser.add_argument("--parts", nargs="+", choices=parts, default=tuple(parts))
     parser.add_argument("--target", default="host", help="of `trim`; of all others it is x86-avx512-vnni")
-    parser.add_argument("--loss", default="kd+hint*100", help="of `distill`")
+    parser.add_argument("--loss", default="kd{temperature=2}*4+hint*100", help="of `distill`")
     asked = parser.parse_args()
     missed = 0
     for part in asked.parts:
@@ -193,7 +199,8 @@ def distill(asked: argparse.Namespace) -> Iterator[str]:
         case = Case(name, READY, 10_000)
         yield f"\n`{name}`: top-1 {case.top1:.2f}\n\n{HEAD}"
         for share in shares:
-            text = DISTILL % (share, asked.loss)
+            pairs = ",".join(f'"{tensor}={tensor}"' for tensor in PAIRS[name])
+            text = DISTILL % (share, asked.loss, f" pairs={pairs}" if pairs else "")
             yield case.row(text, case.context(train=10_000), ASKED[name, share, "distill"])[0]
 
 
