@@ -96,7 +96,7 @@ ORDERS: dict[str, tuple[str, ...]] = {
 REAL = tuple(
     f"factorize{{macs=0.5{goal} fit=weights bn=false}}" for goal in ("", " speedup=2", " speedup=2.1", " speedup=2.2")
 )
-"""Beside the multiply-accumulates alone: as fast as asked, by prediction, and with 5 and 10 % to spare for its errors."""
+"""Beside the multiply-accumulates alone: as fast as asked, by prediction, and with 5 and 10 % to spare."""
 SPEED = {"bmd": (60.0, 2.0), "cpd": (900.0, math.inf)}
 """Seconds, and GB of memory, for all layers of a network of ResNet-50's shapes."""
 
