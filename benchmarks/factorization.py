@@ -58,7 +58,7 @@ SHARES = (0.5, 0.34, 0.25)
 FITS = {"weights": "fit=weights", "outputs": "repair=none", "in order": "repair=layerwise"}
 SMALL = 0.1
 """Share of the most expensive layer's work; layers with less stay whole where methods are compared."""
-DISTILL = "distill{epochs=10 batch=32 learning-rate=0.002 average=0.999 flip=true crop=2 loss=kd+hint*100}"
+DISTILL = "distill{epochs=10 batch=32 learning-rate=0.002 average=0.999 flip=true crop=2 loss=%s}"
 GOALS: tuple[tuple[str, str, str, float | None], ...] = (
     (VGG, "exact", "factorize{method=bmd macs=0.5}", 1.0),
     (VGG, "exact", "factorize{method=bmd macs=0.5 multiple=1}", 1.0),
@@ -68,9 +68,11 @@ GOALS: tuple[tuple[str, str, str, float | None], ...] = (
     (RESNET, "exact", "factorize{macs=0.5}", None),
     (RESNET, "exact", "factorize{macs=0.5 multiple=1}", None),
     (VGG, READY, "factorize{method=bmd macs=0.34},fold-bn", None),
-    (VGG, READY, "factorize{method=bmd macs=0.34}," + DISTILL + ",fold-bn", 0.7),
+    (VGG, READY, f"factorize{{method=bmd macs=0.34}},{DISTILL % 'kd+hint*100'},fold-bn", 0.7),
+    (VGG, READY, f"factorize{{method=bmd macs=0.34}},{DISTILL % 'kd'},fold-bn", 0.7),
     (VGG, READY, "factorize{method=bmd macs=0.2},fold-bn", None),
-    (VGG, READY, "factorize{method=bmd macs=0.2}," + DISTILL + ",fold-bn", None),
+    (VGG, READY, f"factorize{{method=bmd macs=0.2}},{DISTILL % 'kd+hint*100'},fold-bn", None),
+    (VGG, READY, f"factorize{{method=bmd macs=0.2}},{DISTILL % 'kd'},fold-bn", None),
 )
 """A network of the zoo, what comes before, passes, and the points of top-1 that may be lost."""
 ORDERS: dict[str, tuple[str, ...]] = {
