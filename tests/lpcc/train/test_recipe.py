@@ -26,7 +26,7 @@ def test_every_option_is_explained() -> None:
         ({"learning_rate": 0.0}, "`learning_rate` takes a number between 1e-09 and 1000, not `0.0`"),
         ({"learning_rate": float("nan")}, "`learning_rate` takes a number"),
         ({"clip": float("inf")}, "`clip` takes a number at least 0, not `inf`"),
-        ({"optimiser": "lion"}, "`optimiser` takes one of sgd, adam, adamw, not `lion`"),
+        ({"optimiser": "lion"}, "`optimiser` takes one of sgd, adam, adamw, soap, not `lion`"),
         ({"flip": 1}, "`flip` takes true or false, not `1`"),
         ({"holdout": 0.6}, "`holdout` takes a number between 0 and 0.5"),
         ({"metric": 3}, "`metric` takes text"),
