@@ -25,7 +25,8 @@ test: $(VENV)/.dev
 
 test-train: $(VENV)/.train
 	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" tests/lpcc/train tests/passes/transfer \
-		tests/lpcc/test_retraining.py tests/lpcc/cli/test_retrain.py tests/test_readme.py
+		tests/lpcc/test_retraining.py tests/lpcc/cli/test_retrain.py tests/passes/factorize/test_learn_ranks.py \
+		tests/test_readme.py
 
 test-slow: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow
