@@ -183,15 +183,40 @@ def _depthwise(node: gs.Node, found: ChannelGroups, places: dict[tuple[str, int]
 
 def _keeps_form(graph: gs.Graph, found: ChannelGroups, shrinking: Set[str]) -> bool:
     """Whether removal of channels changes sizes of tensors, numbers that say them, and nothing else."""
-    return all(
-        _node_keeps_form(node, found)
-        for node in graph.nodes
-        if any(tensor.name in shrinking for tensor in (*node.inputs, *node.outputs))
-    ) and all(
-        tensor.dtype is not None and np.dtype(tensor.dtype).kind in "fV"
-        for tensor in _tensors(graph)
-        if isinstance(tensor, gs.Constant) and tensor.name in shrinking
+    return (
+        all(
+            _node_keeps_form(node, found)
+            for node in graph.nodes
+            if any(tensor.name in shrinking for tensor in (*node.inputs, *node.outputs))
+        )
+        and all(
+            tensor.dtype is not None and np.dtype(tensor.dtype).kind in "fV"
+            for tensor in _tensors(graph)
+            if isinstance(tensor, gs.Constant) and tensor.name in shrinking
+        )
+        and not _twins(graph, shrinking)
     )
+
+
+def _twins(graph: gs.Graph, shrinking: Set[str]) -> bool:
+    """Whether two nodes that say sizes do the same but for these: the runtime merges those that say the same."""
+    marks: dict[int, object] = {}  # by id of a tensor: equal where the runtime sees the same
+    seen: set[object] = set()
+
+    def mark(tensor: gs.Tensor) -> object:
+        if isinstance(tensor, gs.Constant) and tensor.name not in shrinking:
+            return str(tensor.dtype), tuple(tensor.shape), np.asarray(tensor.values).tobytes()
+        return marks.get(id(tensor), id(tensor))
+
+    for node in graph.nodes:
+        read = [mark(tensor) for place, tensor in enumerate(node.inputs) if place != _SAID.get(edit.op(node))]
+        key = (edit.op(node), repr(sorted(node.attrs.items(), key=str)), tuple(read))
+        if key in seen and edit.op(node) in _SAID and any(tensor.name in shrinking for tensor in node.outputs):
+            return True
+        seen.add(key)
+        for place, tensor in enumerate(node.outputs):
+            marks[id(tensor)] = key, place
+    return False
 
 
 def _node_keeps_form(node: gs.Node, found: ChannelGroups) -> bool:

@@ -86,7 +86,8 @@ def outputs_left(kept: Mapping[str, Mapping[int, Array]], layer: Reading) -> Arr
     """Which outputs of a layer are left, bool (groups, outputs)."""
     window = layer.window
     axes = kept.get(layer.target, {})
-    last = len(layer.node.outputs[0].shape or ()) - 1  # known wherever an axis has channels
+    shape = layer.node.outputs[0].shape
+    last = max(axes, default=0) if shape is None else len(shape) - 1
     left = axes.get(last if window.kernel is None else 1)
     if left is None:
         return np.ones((window.groups, window.outputs), dtype=bool)

@@ -149,3 +149,21 @@ def test_what_cannot_be_removed_has_no_price():
             prices.price(gone)
         with pytest.raises(UsageError, match="cannot be removed"):
             prices.price(~found.free)
+
+
+def test_nodes_that_may_become_twins_are_removed_for_their_price(network):
+    """Two shortcuts of one tensor: the runtime pads once where both pad alike, before or after channels go."""
+    body = """(float[1,3,8,8] x) => (float[1,2,4,4] y, float[1,2,4,4] z)
+    { c = Conv<pads=[1,1,1,1]>(x, w) r = Relu(c) s = Slice(r, b, e, n, t) p = Pad(s, q)
+      d = Conv<pads=[1,1,1,1], strides=[2,2]>(r, v) a = Add(d, p) f = Relu(a) y = Conv(f, k)
+      i = Pad(s, j) g = Conv<pads=[1,1,1,1], strides=[2,2]>(r, u) h = Add(g, i) l = Relu(h) z = Conv(l, m) }"""
+    rng = np.random.default_rng(0)
+    normal = {name: rng.standard_normal(shape) for name, shape in {"w": (8, 3, 3, 3), "v": (12, 8, 3, 3)}.items()}
+    normal |= {"u": rng.standard_normal((12, 8, 3, 3)), "k": rng.standard_normal((2, 12, 1, 1))}
+    numbers = {"b": [0, 0], "e": [8, 8], "n": [2, 3], "t": [2, 2]}
+    pads = {"q": [0, 2, 0, 0, 0, 2, 0, 0], "j": [0, 2, 0, 0, 0, 2, 0, 0]}
+    made = {name: np.array(values, np.int64) for name, values in (numbers | pads).items()}
+    graph = network(body, **normal, m=rng.standard_normal((2, 12, 1, 1)), **made)
+    found = channel_groups(graph)
+    prices = check(graph, found, Target.load(TARGETS[0]), np.random.default_rng(1), questions=6)
+    assert not prices.is_quick

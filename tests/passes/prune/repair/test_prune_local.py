@@ -319,3 +319,16 @@ def test_the_batch_of_a_model_that_fixes_it_does_not_matter(network):
         made.append(pruned.tensors()["v"].values)
     np.testing.assert_allclose(made[1], made[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(made[2], made[0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_product_whose_shape_nobody_knows_loses_outputs(network):
+    body = """(float[N,3] x) => (float[N,2] y)
+    { a = Gemm(x, w, b) r = Relu(a) c = Gemm(r, v, d) t = Relu(c) y = Gemm(t, u) }"""
+    graph = network(body, w=normal(4, 3).T, b=normal(4), v=normal(4, 5), d=normal(5), u=normal(5, 2))
+    found = channel_groups(graph)
+    channels = [*found.labels["a"][1][:1], *found.labels["c"][1][:2]]
+    for node in graph.nodes:
+        node.outputs[0].shape = None
+    layers = readings(graph, found)
+    kept = found.kept(channels)
+    assert outputs_left(kept, layers["c"][0]).sum() == 3
