@@ -248,11 +248,12 @@ class Layers:
             raise Declined(f"rank {said} has no fewer multiply-accumulates")
         if self._ctx.target is not None:
             prices = self._prices.layer(node, form)
-            before, after = prices.before.latency_ms, prices.after(method, rank).latency_ms
-            if not pays(prices.before, prices.after(method, rank)):
-                times = after / before if before > 0 else np.inf
+            before, after = prices.before, prices.after(method, rank)
+            if not pays(before, after):
+                times = after.latency_ms / before.latency_ms if before.latency_ms > 0 else np.inf
                 raise Declined(f"rank {said} would take {times:.2f} times as long on {self._ctx.target.name}")
         found = self._decomposed(result, method)
+        rank = tuple(map(min, rank, found.full))
         return found.error(rank) + share, Cut(method, rank, found.factors(rank))
 
     def _rank(self, result: str, method: str, work: Work) -> Rank:
@@ -264,8 +265,6 @@ class Layers:
             rank = rank_by_energy(self._decomposed(result, method), asked.energy)
         else:
             rank = ranks_by_evbmf(form, method)
-            if not all(rank):
-                raise Declined("nothing of it stands out of the noise")
         step, full = self._step(form), most(form, method)
         return tuple(min(-(-own // step) * step, limit) for own, limit in zip(rank, full, strict=True))
 

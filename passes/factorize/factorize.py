@@ -118,14 +118,13 @@ class Factorize(Pass):
         cuts = {result: cut for result, cut in found.cuts.items() if edit.label(nodes[result]) not in ctx.returned}
         if not cuts:
             return changes
-        names = {result: edit.label(nodes[result]) for result in by_result(graph)}
-        fits = self._fits(graph, cuts, ctx)
+        fits = self._fits(graph, cuts, self._sums(graph, forms, ctx), ctx)
         for node in fits.write(graph, bn=self.bn):
             changes.done(node, f"factorised by {cuts[node.outputs[0].name].method}")
         for result in fits.refitted:
-            changes.done(names[result], "refitted in order")
+            changes.done(nodes[result], "refitted in order")
         for result, reason in fits.declined.items():
-            changes.refuse(names[result], reason)
+            changes.refuse(nodes[result], reason)
         return changes
 
     def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
@@ -158,18 +157,18 @@ class Factorize(Pass):
 
         def made() -> Allotment:
             sums = self._sums(graph, forms, ctx)
-            return Layers(graph, forms, sums, self, ctx).allot(lambda cuts: self._drop(graph, cuts, ctx))
+            return Layers(graph, forms, sums, self, ctx).allot(lambda cuts: self._drop(graph, cuts, sums, ctx))
 
         return ctx.keep(key, made)
 
-    def _drop(self, graph: gs.Graph, cuts: Mapping[str, Cut], ctx: Context) -> float:
+    def _drop(self, graph: gs.Graph, cuts: Mapping[str, Cut], sums: Mapping[str, Sums], ctx: Context) -> float:
         """Percent of the images kept apart that change their class. Raises UsageError: no images, or no classes."""
         if ctx.calibration is None:
             raise UsageError("factorize: max-drop is measured on images: there are none")
         from lpcc.runtime import Session
 
         trial = clone(graph)
-        self._fits(graph, cuts, ctx).write(trial, bn=False)
+        self._fits(graph, cuts, sums, ctx).write(trial, bn=False)
         model = to_proto(graph)
         whole, cut = Session(model), Session(to_proto(trial))
         feeds = images_apart(ctx.calibration, images_used(ctx.calibration, self.images), self.images)
@@ -180,11 +179,11 @@ class Factorize(Pass):
             raise UsageError("factorize: max-drop counts classes, and no output says any: give `error` instead")
         return 100 - agreement
 
-    def _fits(self, graph: gs.Graph, cuts: Mapping[str, Cut], ctx: Context) -> Fits:
+    def _fits(self, graph: gs.Graph, cuts: Mapping[str, Cut], sums: Mapping[str, Sums], ctx: Context) -> Fits:
         """The factors: by weights, by what layers read, or in order if that brings the outputs closer."""
         if self.fit == "weights" or ctx.calibration is None:
             return by_weights(graph, cuts, self.cache)
-        own = by_rows(graph, cuts, self._sums(graph, cuts, ctx), self.cache)
+        own = by_rows(graph, cuts, sums, self.cache)
         if self.repair == "none":
             return own
         used = images_used(ctx.calibration, self.images)

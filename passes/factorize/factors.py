@@ -110,7 +110,7 @@ def relative_error(form: Form, factors: Factors, moments: Array | None) -> float
     `moments`: see `Factors.refined`; without them that of the weights, ``|W - W'|^2 / |W|^2``. 0 where there is none.
     """
     wanted = form.matrix
-    lost = wanted - form.with_matrix(_flat(factors.tensor)).matrix
+    lost = wanted - _flat(factors.tensor)
     return float(energy(lost, moments) / max(energy(wanted, moments), np.finfo(np.float64).tiny))
 
 
