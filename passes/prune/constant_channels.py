@@ -121,7 +121,7 @@ class _Constants:
     def batch_norm(self, node: gs.Node) -> None:
         """Its bias, where its scale is zero."""
         numbers = [edit.const(tensor) for tensor in node.inputs[1:5]]
-        if trains(node, self.opset) or any(values is None for values in numbers):
+        if trains(node, self.opset) or any(values is None or values.ndim != 1 for values in numbers):
             raise NoMatch("")
         scale, bias, mean, variance = (np.asarray(values, dtype=np.float64) for values in numbers)
         try:
@@ -183,9 +183,12 @@ class _Constants:
         return np.asarray(values, dtype=np.float64).reshape([1] * (rank - values.ndim) + list(values.shape))
 
     def same(self, node: gs.Node) -> None:
-        """What averages, picks or repeats within channels."""
+        """What averages, picks or repeats within channels; a Dropout that trains leaves zeros only as they are."""
         known = self.read(node)
-        self.note(node.outputs[0], known.axis, known.values)
+        if edit.attr(node, "coordinate_transformation_mode") in ("tf_crop_and_resize", b"tf_crop_and_resize"):
+            raise NoMatch("")
+        plain = not trains(node, self.opset)
+        self.note(node.outputs[0], known.axis, known.values if plain else np.where(known.values == 0, 0.0, np.nan))
 
     def average(self, node: gs.Node) -> None:
         """An average within channels; where it counts zeros at the edges, of zeros only."""

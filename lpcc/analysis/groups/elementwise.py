@@ -63,7 +63,7 @@ def pool(trace: Trace, node: gs.Node) -> None:
 
 
 def resize(trace: Trace, node: gs.Node) -> None:
-    """An axis that keeps its length keeps its labels."""
+    """An axis that keeps its length, by a scale of one, keeps its labels."""
     if edit.attr(node, "coordinate_transformation_mode") in ("tf_crop_and_resize", b"tf_crop_and_resize"):
         raise NoMatch("it crops")
     x, y = node.inputs[0], node.outputs[0]
@@ -72,14 +72,28 @@ def resize(trace: Trace, node: gs.Node) -> None:
     entries = trace.numbers(sizes)
     trace.control(sizes)
     listed = [int(axis) % len(before) for axis in edit.attr(node, "axes", range(len(before)))]
+    scaled = _scaled(trace, node, listed) if sizes is None else set()
     result: list[Array | None] = []
     for axis, labels in enumerate(trace.of(x)):
         known = sizes is None or axis not in listed or (entries is not None and entries[listed.index(axis)] is not None)
-        keeps = labels is not None and before[axis] == after[axis] and known
+        keeps = labels is not None and before[axis] == after[axis] and known and axis not in scaled
         if not keeps:
             trace.labels.pin(labels, f"Resize `{edit.label(node)}` mixes it")
         result.append(labels if keeps else None)
     trace.note(y, result)
+
+
+def _scaled(trace: Trace, node: gs.Node, listed: Sequence[int]) -> set[int]:
+    """The axes that a Resize or Upsample scales by something else than one, though the size may be the same."""
+    if "scales" in node.attrs:
+        scales: Sequence[float] | None = node.attrs["scales"]
+    else:
+        given = edit.inp(node, 1 if edit.op(node) == "Upsample" or trace.opset < 11 else 2)
+        values = edit.const(given)
+        scales = None if values is None else values.reshape(-1).tolist()
+    if scales is None:
+        return set()  # sizes of axes say what there is to know
+    return {axis for axis, scale in zip(listed, scales, strict=False) if scale != 1}
 
 
 def batch_norm(trace: Trace, node: gs.Node) -> None:
@@ -92,6 +106,8 @@ def batch_norm(trace: Trace, node: gs.Node) -> None:
     if edit.op(node) == "InstanceNormalization":
         for labels in axes[2:]:
             trace.labels.pin(labels, f"InstanceNormalization `{edit.label(node)}` takes statistics over it")
+    if any(len(trace.dims(tensor)) != 1 for tensor in node.inputs[1:]):
+        raise NoMatch("it has numbers for each place")
     for tensor in node.inputs[1:]:
         (numbers,) = trace.of(tensor)
         axes[1] = trace.meet(axes[1], numbers, f"{node.op} `{edit.label(node)}` reads what is fixed")

@@ -102,3 +102,47 @@ def test_a_single_channel_that_is_constant(behind):
         {{ a = Conv(x, u) r = Relu(a) t = ConvTranspose(r, v) y = {behind} }}""")
     after, _ = removed(model)
     assert_equivalent(model, after, dims={"N": 2})
+
+
+ZEROS = "float[8,3,1,1] w, float[8] b, float[8,8,1,1] k, float[2,8,1,1] u"
+
+
+def with_zero_filters(body, weights, y, opset=17):
+    """A network whose first convolution `a` has two filters of zeros, and those of `k` read a channel each."""
+    model = read_model(f"""<ir_version: 8, opset_import: ["": {opset}]>
+        g (float[2,3,4,4] x) => ({y}) <{ZEROS}, {weights}> {{ a = Conv(x, w, b) {body} }}""")
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).copy()
+        if tensor.name == "w":
+            values[:2] = 0
+        elif tensor.name == "k":
+            values[...] = np.eye(8, dtype=np.float32).reshape(8, 8, 1, 1)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return model
+
+
+def test_a_constant_is_none_any_more_behind_a_resize_that_crops():
+    crop = 'mode="linear", coordinate_transformation_mode="tf_crop_and_resize", extrapolation_value=9.0'
+    model = with_zero_filters(
+        f"c = Resize<{crop}>(a, roi, , sizes) d = Conv(c, k) e = Relu(d) y = Conv(e, u)",
+        "float[8] roi = {0, 0, -0.5, -0.5, 1, 1, 1.5, 1.5}, int64[4] sizes = {2, 8, 8, 8}",
+        "float[2,2,8,8] y",
+    )
+    after, changes = removed(model)
+    assert not changes
+    assert_equivalent(model, after)
+
+
+def test_a_constant_is_none_any_more_behind_a_dropout_that_trains():
+    body = "c = Dropout(a, ratio, training) y = Conv(c, u)"
+    weights = "float ratio = {0.5}, bool training = {%s}"
+    trained, frozen = (with_zero_filters(body, weights % mode, "float[2,2,4,4] y") for mode in (1, 0))
+    assert not removed(trained)[1]
+    assert removed(frozen)[1]
+
+
+def test_batch_norms_with_numbers_for_each_place_are_passed_over():
+    model = with_zero_filters(
+        "c = BatchNormalization<spatial=0>(a, s, s, s, s) y = Conv(c, u)", "float[8,4,4] s", "float[2,2,4,4] y", opset=7
+    )
+    assert not removed(model)[1]

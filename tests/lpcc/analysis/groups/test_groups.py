@@ -218,6 +218,20 @@ def test_resizing(how):
     ]
 
 
+@pytest.mark.parametrize(("how", "opset"), [("Resize(a, , z)", 17), ("Resize(a, z)", 10), ("Upsample(a, z)", 9)])
+def test_resizing_mixes_channels_that_it_scales_to_as_many(how, opset):
+    found = found_in(f"b = {how} y = Conv(b, v)", "float[4] z = {1, 1.1, 1, 1}, float[2,8,1,1] v", opset=opset)
+    assert free(found) == []
+    assert any("mixes it" in reason for reason in pinned(found))
+
+
+def test_batch_norms_with_numbers_for_each_place_stay():
+    found = found_in(
+        "b = BatchNormalization<spatial=0>(a, s, s, s, s) y = Conv(b, v)", "float[8,8,8] s, float[2,8,1,1] v", opset=7
+    )
+    assert pinned(found) == {"BatchNormalization `b`: it has numbers for each place"}
+
+
 def test_blocks_of_space():
     body = "b = DepthToSpace<blocksize=2>(a) c = SpaceToDepth<blocksize=2>(b) y = Conv(c, v)"
     assert free(found_in(body, "float[2,8,1,1] v")) == [(2, "w0[0] x4 v[1] x4")]
