@@ -36,15 +36,17 @@ _MOST_VALUES = 1 << 25
 
 
 def measured_curves(
-    graph: gs.Graph, ranking: Ranking, item: Pass, ctx: Context, cache: str, processes: int
+    graph: gs.Graph, ranking: Ranking, item: Pass, ctx: Context, images: int, cache: str, processes: int
 ) -> Mapping[str, Curve]:
     """By name of a group its curve of damage, when `item`, whose option `shares` says how much goes, prunes it alone.
 
-    The damage is `lpcc.quality.noise` of the outputs against those of the network itself.
+    The damage is `lpcc.quality.noise` of the outputs against those of the network itself, on the first `images` of the
+    calibration at most.
     """
     if ctx.calibration is None:
         return {}
-    table = sensitivities(subject_of(graph, item, ctx, ctx.calibration), ranking, SHARES, ctx, cache, processes)
+    data = ctx.calibration.head(min(len(ctx.calibration), images))
+    table = sensitivities(subject_of(graph, item, ctx, data), ranking, SHARES, ctx, cache, processes)
     found = {}
     for group in ranking.groups:
         points = {0: 0.0}

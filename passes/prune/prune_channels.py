@@ -18,7 +18,7 @@ from lpcc.passes.prune.mending import Repair
 from lpcc.passes.prune.multiples import channel_multiple
 from lpcc.passes.prune.portions import Family, by_damage, by_even_damage, by_score, lowest, on_multiples, uniform
 from lpcc.passes.prune.pruning import Candidates, Pruning, pins
-from lpcc.passes.prune.ranking import Counts, Ranking
+from lpcc.passes.prune.ranking import Counts, Ranked, Ranking
 from lpcc.passes.prune.removal import remove
 from lpcc.pipeline import Changes, Context, Range
 from lpcc.pipeline.layers import matching
@@ -65,7 +65,7 @@ class PruneChannels(Pruning):
     macs: Annotated[float, Range(0, 1)] | None = None
     """Share of the network's multiply-accumulates that may be left."""
     shares: tuple[str, ...] = ()
-    """Share of the channels to remove, layer by layer: ``"layer1*=0.5"``; with a layer goes its whole group."""
+    """Share of the channels to remove, layer by layer: ``"layer1*=0.5"``; they go in all layers of their group, too."""
     across: Literal["uniform", "global", "sensitivity", "even"] = "sensitivity"
     """How much goes from which group."""
     multiple: Annotated[int, Range(0, 1024)] = 0
@@ -86,15 +86,14 @@ class PruneChannels(Pruning):
             if not _share(share):
                 raise UsageError(f"{self.name}: a share of the channels is a number above 0 and below 1, not `{share}`")
         candidates = replace(self, images=2)._candidates(graph, ctx)  # which have a score does not depend on the images
-        found, ranking = candidates.found, candidates.ranking
+        ranking = candidates.ranking
         if not ranking.groups:
-            raise Infeasible(f"no channel of the network can go: {pins(found)}")
+            raise Infeasible(f"no channel of the network can go: {pins(candidates.found)}")
         units = [
             Unit(group.name, group.layers, len(group), {share: count_of(float(share), len(group)) for share in shares})
             for group in ranking.groups
         ]
-        pinned = {layer.name: group.pinned for group in found.groups if group.pinned for layer in group.makers}
-        return Removable(tuple(units), {**pinned, **ranking.refused})
+        return Removable(tuple(units), self._stays(candidates))
 
     @property
     def measures(self) -> bool:
@@ -110,7 +109,7 @@ class PruneChannels(Pruning):
         """See the class."""
         ranking = candidates.ranking
         if self.shares:
-            return self._given(ranking)
+            return self._given(candidates)
         if not ranking.groups:
             raise self.beyond("no channel of the network can go", pins(candidates.found))
         fewest = self._rounded(uniform(ranking)(1.0), ranking, ctx)
@@ -160,19 +159,33 @@ class PruneChannels(Pruning):
         groups = candidates.ranking.groups  # of a group of one channel none goes
         return {group.name: 1.0 - left({group.name: 1}) if len(group) > 1 else 1.0 for group in groups}
 
-    def _given(self, ranking: Ranking) -> Counts:
-        """What `shares` says. Raises UsageError for a share that is none, and a layer that there is not."""
-        groups = {layer: group for group in ranking.groups for layer in group.layers}
-        names = {**groups, **ranking.by_name}
+    def _given(self, candidates: Candidates) -> Counts:
+        """What `shares` says. Raises UsageError for a share that is none, a layer that there is not, or that stays."""
+        ranking, option = candidates.ranking, f"{self.name}: shares"
+        named: dict[str, list[Ranked]] = {group.name: [group] for group in ranking.groups}
+        for group in ranking.groups:
+            for layer in group.layers:
+                if all(other is not group for other in named.setdefault(layer, [])):
+                    named[layer].append(group)
+        stays = {layer: why for layer, why in self._stays(candidates).items() if layer not in named}
         counts = {}
         for text in self.shares:
             pattern, _, number = text.rpartition("=")
             share = _share(number)
             if share is None:
-                raise UsageError(f"{self.name}: shares takes layer=share, a share from 0 to below 1, not `{text}`")
-            for name in sorted(matching(names, [pattern], f"{self.name}: shares")):
-                counts[names[name].name] = count_of(share, len(names[name]))
+                raise UsageError(f"{option} takes layer=share, a share from 0 to below 1, not `{text}`")
+            names = sorted(matching([*named, *stays], [pattern], option))
+            groups = {group.name: group for name in names for group in named.get(name, ())}
+            if not groups:
+                raise UsageError(f"{option} names `{names[0]}`, which stays whole: {stays[names[0]]}")
+            counts.update({name: count_of(share, len(group)) for name, group in groups.items()})
         return counts
+
+    def _stays(self, candidates: Candidates) -> Mapping[str, str]:
+        """Layers that make channels none of which can go, and why."""
+        found, ranking = candidates.found, candidates.ranking
+        pinned = {layer.name: group.pinned for group in found.groups if group.pinned for layer in group.makers}
+        return {**dict.fromkeys(self.skip, "it is in `skip`"), **pinned, **ranking.refused}
 
 
 def macs_left(candidates: Candidates) -> Callable[[Counts], float]:

@@ -130,7 +130,8 @@ class Pruning(Pass):
             changes.refuse(name, reason)
         back = [group.name for group in ranking.groups if ctx.returned.intersection(group.layers)]
         own = replace(self, skip=tuple(layer for layer in self.skip if layer not in ctx.returned))
-        key = f"prune: counts {own} {ctx.calibration is None} {fingerprint(candidates.graph)}"
+        target = None if ctx.target is None else ctx.target.name
+        key = f"prune: counts {own} {target} {ctx.calibration is None} {fingerprint(candidates.graph)}"
         counts = {**ctx.keep(key, lambda: self.counts(candidates, ctx)), **dict.fromkeys(back, 0)}
         channels = ranking.channels(counts)
         if len(channels):
@@ -157,13 +158,14 @@ class Pruning(Pass):
         chosen = criterion(self.criterion)
         data = ctx.calibration
         few = replace(ctx, calibration=None if data is None else images_measured(data, self.images, self.repair))
-        key = f"prune: scores {self.criterion} {self.images} {fingerprint(ready)}"
+        size = 0 if few.calibration is None else len(few.calibration)
+        key = f"prune: scores {self.criterion} {size} {fingerprint(ready)}"
         scores = np.full(found.count, np.nan)
         if any(group.pinned is None and group.makers for group in found.groups):
             scores = ctx.keep(key, lambda: chosen.scores(ready, found, few))
         comparable = scores if chosen.comparable else normalised(scores, found)
         ranking = Ranking.of(found, scores, frozenset(self.skip) - ctx.returned)
-        curves = partial(measured_curves, ready, ranking, self.single(), ctx, self.cache, self.processes)
+        curves = partial(measured_curves, ready, ranking, self.single(), ctx, self.images, self.cache, self.processes)
         return Candidates(ready, found, comparable, ranking, curves)
 
 

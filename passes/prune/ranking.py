@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,10 @@ class Ranked:
     """A group some of whose channels can go."""
 
     name: str
-    """Of the first layer that makes it; numbered from the second group of that layer on."""
+    """Of the first layer that makes it; with its place among the groups of that layer, ``#2``, where that has several.
+
+    So a name without a number is that of a layer whose channels are all here.
+    """
     layers: tuple[str, ...]
     """Names of all layers that make it."""
     order: Array
@@ -50,10 +55,9 @@ class Ranking:
         """
         groups: list[Ranked] = []
         refused: dict[str, str] = {}
-        for group in found.groups:
-            if group.pinned is not None or not group.makers:
-                continue
-            name = _unique(group.makers[0].name, {ranked.name for ranked in groups} | refused.keys())
+        free = [group for group in found.groups if group.pinned is None and group.makers]
+        names = _names(free)
+        for group, name in zip(free, names, strict=True):
             layers = tuple(layer.name for layer in group.makers)
             if any(layer in skip for layer in layers):
                 continue
@@ -81,7 +85,18 @@ class Ranking:
         return np.sort(np.concatenate(chosen)) if chosen else np.zeros(0, dtype=np.intp)
 
 
-def _unique(name: str, taken: Collection[str]) -> str:
-    """The name; numbered from the second group of that name on."""
-    places = (f"{name}#{place}" for place in range(2, len(taken) + 3))
-    return name if name not in taken else next(found for found in places if found not in taken)
+def _names(groups: Sequence[Group]) -> list[str]:
+    """A name for each group; see `Ranked.name`."""
+    whole = Counter(name for group in groups for name in {layer.name for layer in group.makers})
+    so_far: Counter[str] = Counter()
+    taken = set(whole)
+    found = []
+    for group in groups:
+        so_far.update({layer.name for layer in group.makers})
+        name = group.makers[0].name
+        if whole[name] > 1:
+            places = (f"{name}#{place}" for place in count(so_far[name]))
+            name = next(each for each in places if each not in taken)
+            taken.add(name)
+        found.append(name)
+    return found

@@ -35,10 +35,10 @@ def trial():
     return PruneChannels(shares=("*=0",), criterion="l2", repair="none")
 
 
-def curves(graph, ctx, cache=""):
+def curves(graph, ctx, cache="", images=1000):
     found = channel_groups(graph)
     ranking = Ranking.of(found, np.arange(found.count)[::-1], ())
-    return measured_curves(graph, ranking, trial(), ctx, cache, 1)
+    return measured_curves(graph, ranking, trial(), ctx, images, cache, 1)
 
 
 def test_what_is_sensitive_has_the_steeper_curve(network):
@@ -61,6 +61,12 @@ def test_it_is_measured_once_and_kept_on_disk(network, tmp_path, monkeypatch):
     assert curves(graph, ctx, str(tmp_path)) == found
     monkeypatch.setattr("lpcc.sensitivity.measure", None)
     assert curves(graph, ctx, str(tmp_path)) == found  # not asked again in one run
+
+
+def test_no_more_images_are_used_than_asked(network):
+    graph = net(network)
+    few = Context(calibration=data_of(graph, X[:12]))
+    assert curves(graph, Context(calibration=data_of(graph)), images=12) == curves(graph, few)
 
 
 def test_without_images_nothing_is_known(network):

@@ -179,6 +179,15 @@ class TestHowMuch:
         assert channels(result) == {**WHOLE, "stem": 8, "inner": 8, "wide": 18, "deep": 18}
         assert channels(ran(model, shares=("deep=0.99",))[0]) == {**WHOLE, "wide": 1, "deep": 1}
 
+    def test_a_layer_that_makes_several_groups(self):
+        """A stream that grows: of each group that the layer makes that share goes, in all layers that make it."""
+        model = read_model(
+            GROWING.replace("9,8,1,1", "16,8,1,1").replace("2,9,1,1", "2,16,1,1").replace("0,1,0", "0,8,0")
+        )
+        assert channels(ran(model, shares=("second=0.5",))[0]) == {"first": 4, "second": 8, "last": 2}
+        assert channels(ran(model, shares=("first=0.5",))[0]) == {"first": 4, "second": 12, "last": 2}
+        assert channels(ran(model, shares=("second#2=0.5",))[0]) == {"first": 8, "second": 12, "last": 2}
+
     def test_nothing_to_take(self, model):
         for options in ({"macs": 1.0}, {"ratio": 0.0}, {"ratio": 0.01, "across": "uniform"}, {"shares": ("*=0",)}):
             result, changes = ran(model, **options)
@@ -265,8 +274,13 @@ class TestImpossible:
     def test_a_layer_that_there_is_not(self, model):
         with pytest.raises(UsageError, match=r"shares names `stemm`, .*the nearest are `stem`"):
             ran(model, shares=("stemm=0.5",))
-        with pytest.raises(UsageError, match="shares names `head`"):
-            ran(model, shares=("head=0.5",))  # whose channels are the outputs
+
+    def test_a_layer_that_stays(self, model):
+        with pytest.raises(UsageError, match="shares names `head`, which stays whole: `y` is an output of the model"):
+            ran(model, shares=("head=0.5",))
+        with pytest.raises(UsageError, match="shares names `stem`, which stays whole: it is in `skip`"):
+            ran(model, shares=("stem=0.5",), skip=("stem",))
+        assert channels(ran(model, shares=("*=0.5",), skip=("stem",))[0]) == {**WHOLE, "wide": 12, "deep": 12}
 
     def test_nothing_changes_when_it_raises(self, model):
         graph = from_proto(model)
@@ -279,6 +293,14 @@ class TestImpossible:
 
 
 class TestCriteria:
+    def test_scores_are_those_of_the_images_that_a_repair_leaves(self, model):
+        """One run that prunes a network twice, with other repairs, scores it twice."""
+        own = context(model)
+        ran(model, ctx=own, shares=("*=0.25",), criterion="energy")
+        again, _ = ran(model, ctx=own, shares=("*=0.25",), criterion="energy", repair="layerwise")
+        alone, _ = ran(model, shares=("*=0.25",), criterion="energy", repair="layerwise")
+        assert again == alone
+
     @pytest.mark.parametrize("criterion", get_args(CriterionName))
     def test_each(self, model, criterion):
         result, _ = ran(model, shares=("stem=0.5",), criterion=criterion, repair="local", images=32)

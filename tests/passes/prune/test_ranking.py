@@ -68,10 +68,10 @@ def test_parts_of_a_stream_that_one_layer_makes_have_names_of_their_own(network)
     )
     found = channel_groups(graph)
     ranking = Ranking.of(found, np.ones(found.count), ())
-    assert [(group.name, len(group)) for group in ranking.groups] == [("a", 4), ("a#2", 3)]
-    assert sorted(ranking.by_name) == ["a", "a#2"]
+    assert [(group.name, len(group)) for group in ranking.groups] == [("a#1", 4), ("a#2", 3)]
+    assert sorted(ranking.by_name) == ["a#1", "a#2"]
     scores = np.ones(found.count)
     scores[found.labels["b"][1][0]] = np.nan
     ranking = Ranking.of(found, scores, ())
     assert [group.name for group in ranking.groups] == ["a#2"]
-    assert list(ranking.refused) == ["a"]
+    assert list(ranking.refused) == ["a#1"]
