@@ -13,9 +13,11 @@ from lpcc.calibrate.patches import NoPatches
 from lpcc.errors import UsageError
 from lpcc.graph import clone, to_proto
 from lpcc.passes.factorize.allotment import Allotment, Layers
-from lpcc.passes.factorize.fitting import Cut, Fits, by_rows, by_weights, in_order
+from lpcc.passes.factorize.emit import Norm
+from lpcc.passes.factorize.fitting import Cut, Fits, in_order, one_by_one
 from lpcc.passes.factorize.form import OPERATORS, Declined, Form
 from lpcc.passes.factorize.methods import METHODS
+from lpcc.passes.factorize.norms import norms
 from lpcc.passes.reconstruct import Reading, Sums, by_result, fingerprint, sums_of
 from lpcc.passes.reconstruct.apart import BATCH, closest, images_apart, images_used
 from lpcc.passes.repair.memory import images_held
@@ -23,6 +25,8 @@ from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 from lpcc.pipeline.proposals import Proposals
 from lpcc.quality import class_outputs, compare_runs
 
+_NORMED = 200
+"""Images that tell the statistics of batch norms."""
 _WALK_BYTES = 1 << 29
 """Memory for what two networks are waiting with between two layers, for all images."""
 
@@ -107,6 +111,17 @@ class Factorize(Pass):
             others = "`max_drop`, `energy`, `ratio`, `evbmf` and `ranks`"
             raise ValueError(f"give `speedup`, `macs`, `size` or `error`, or one of {others}")
 
+    @property
+    def required(self) -> frozenset[Need]:
+        """Images where they say what to keep, a target where something is priced."""
+        looks = self.fit == "outputs" or self.max_drop is not None
+        return self.needs - (set() if looks else {Need.CALIBRATION}) - (set() if self._plans else {Need.TARGET})
+
+    @property
+    def _plans(self) -> bool:
+        """Whether one choice is made for the whole network."""
+        return any(goal is not None for goal in (self.speedup, self.macs, self.size, self.error, self.max_drop))
+
     def run(self, graph: gs.Graph, ctx: Context) -> Changes:
         """Choose ranks, factorise and fit; see the class."""
         changes = Changes()
@@ -119,7 +134,7 @@ class Factorize(Pass):
         if not cuts:
             return changes
         fits = self._fits(graph, cuts, self._sums(graph, forms, ctx), ctx)
-        for node in fits.write(graph, bn=self.bn):
+        for node in fits.write(graph, self._norms(graph, fits, ctx)):
             changes.done(node, f"factorised by {cuts[node.outputs[0].name].method}")
         for result in fits.refitted:
             changes.done(nodes[result], "refitted in order")
@@ -128,8 +143,14 @@ class Factorize(Pass):
         return changes
 
     def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:
-        """Factorise by the weights alone: prices depend on little else."""
-        return replace(self, fit="weights", repair="none").run(graph, replace(ctx, calibration=None))
+        """Factorise by the weights alone: prices depend on little else.
+
+        `max_drop`, which only images can tell, is taken for an `error` of as many percent.
+        """
+        own = replace(self, fit="weights", repair="none")
+        if self.max_drop is not None:
+            own = replace(own, max_drop=None, error=self.max_drop / 100)
+        return own.run(graph, replace(ctx, calibration=None))
 
     def proposals(self, graph: gs.Graph, ctx: Context, error: float, sizes: Mapping[str, int]) -> Proposals:
         """What each layer could become by the methods of the pass; see `lpcc.pipeline.proposals.ProposesFactors`."""
@@ -168,7 +189,7 @@ class Factorize(Pass):
         from lpcc.runtime import Session
 
         trial = clone(graph)
-        self._fits(graph, cuts, sums, ctx).write(trial, bn=False)
+        self._fits(graph, cuts, sums, ctx).write(trial)
         model = to_proto(graph)
         whole, cut = Session(model), Session(to_proto(trial))
         feeds = images_apart(ctx.calibration, images_used(ctx.calibration, self.images), self.images)
@@ -182,17 +203,24 @@ class Factorize(Pass):
     def _fits(self, graph: gs.Graph, cuts: Mapping[str, Cut], sums: Mapping[str, Sums], ctx: Context) -> Fits:
         """The factors: by weights, by what layers read, or in order if that brings the outputs closer."""
         if self.fit == "weights" or ctx.calibration is None:
-            return by_weights(graph, cuts, self.cache)
-        own = by_rows(graph, cuts, sums, self.cache)
+            return one_by_one(graph, cuts, cache=self.cache)
+        own = one_by_one(graph, cuts, sums, self.cache)
         if self.repair == "none":
             return own
         used = images_used(ctx.calibration, self.images)
         batches = list(used.head(images_held(graph, len(used), _WALK_BYTES)).batches(BATCH))
         alone, walked = clone(graph), clone(graph)
-        own.write(alone, bn=False)
+        own.write(alone)
         ordered = in_order(graph, walked, cuts, batches, ctx, self.skip, self.cache)
         apart = images_apart(ctx.calibration, used, self.images)
         return (own, ordered)[closest(graph, [alone, walked], apart)]
+
+    def _norms(self, graph: gs.Graph, fits: Fits, ctx: Context) -> Mapping[str, Norm]:
+        """The batch norms between two layers, where they are asked for."""
+        if not self.bn:
+            return {}
+        data = None if ctx.calibration is None else images_used(ctx.calibration, self.images).head(_NORMED)
+        return norms(graph, fits, data, lambda done, total: ctx.progress("what is between two layers", done, total))
 
     def _sums(self, graph: gs.Graph, layers: Mapping[str, Any], ctx: Context) -> Mapping[str, Sums]:
         """What layers read on the images, by the tensors that they make; of those of which it can be told."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,6 @@ from lpcc.pipeline import Context
 
 Array = np.ndarray[Any, Any]
 
-_EPSILON = 1e-5
-
 
 @dataclass(frozen=True)
 class Cut:
@@ -43,22 +42,8 @@ class Fit:
 
     form: Form
     factors: Factors
-    sums: Sums | None = None
-    """What it reads; None where that is not known."""
     bias: Array | None = None
     """What the last of the new layers adds, (groups, outputs); None: what the layer added."""
-
-    @property
-    def norm(self) -> Norm:
-        """Statistics of what the first of two new layers makes, without its bias: there is none."""
-        channels = self.factors.stages[0].groups * self.factors.stages[0].tensor.shape[1]
-        if self.sums is None:
-            return Norm(np.zeros(channels), np.ones(channels) - _EPSILON, _EPSILON)
-        basis = self.factors.basis
-        means = np.einsum("gd,gdm->gm", self.sums.mean, basis)
-        variances = np.einsum("gdm,gde,gem->gm", basis, self.sums.gram.astype(np.float64), basis, optimize=True)
-        means, variances = (found.reshape(channels, -1).mean(axis=1) for found in (means, variances))
-        return Norm(means, np.maximum(variances, _EPSILON), _EPSILON)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +56,10 @@ class Fits:
     declined: dict[str, str] = field(default_factory=dict)
     """Why a layer stays whole after all."""
 
-    def write(self, graph: gs.Graph, *, bn: bool) -> list[gs.Node]:
+    def write(self, graph: gs.Graph, norms: Mapping[str, Norm] = MappingProxyType({})) -> list[gs.Node]:
         """Rewrite `graph` accordingly; the last nodes of the layers that were factorised.
 
-        `bn` puts a batch norm between two layers.
+        `norms` are batch norms to be put between two layers, by the tensors that these make.
         """
         found = []
         with edit.Edit(graph) as e:
@@ -82,7 +67,7 @@ class Fits:
                 result = str(node.outputs[0].name) if node.outputs else ""
                 if result in self.factorised:
                     try:
-                        put(e, node, self.factorised[result], bn=bn)
+                        put(e, node, self.factorised[result], norms.get(result))
                     except Declined as reason:
                         self.declined[result] = str(reason)
                     else:
@@ -93,9 +78,9 @@ class Fits:
         return found
 
 
-def put(e: edit.Edit, node: gs.Node, fit: Fit, *, bn: bool) -> None:
+def put(e: edit.Edit, node: gs.Node, fit: Fit, norm: Norm | None = None) -> None:
     """Replace a node by its factors. Raises Declined where these do not fit into the type of its weights."""
-    write(e, node, fit.form, fit.factors, fit.norm if bn and _takes_norm(node, fit) else None)
+    write(e, node, fit.form, fit.factors, norm)
     if fit.bias is not None:
         try:
             last = Reading.of(node)
@@ -104,21 +89,13 @@ def put(e: edit.Edit, node: gs.Node, fit: Fit, *, bn: bool) -> None:
             return  # the mean of what it makes is a little off
 
 
-def _takes_norm(node: gs.Node, fit: Fit) -> bool:
-    """Whether a layer becomes two, between which channels are on the axis where a batch norm expects them."""
-    shape = node.inputs[0].shape
-    return len(fit.factors.stages) == 2 and (fit.form.op != "MatMul" or (shape is not None and len(shape) == 2))
+def one_by_one(
+    graph: gs.Graph, cuts: Mapping[str, Cut], sums: Mapping[str, Sums] = MappingProxyType({}), cache: str = ""
+) -> Fits:
+    """The layers of `cuts`, by the tensors that they make, each cut as if the others stayed whole.
 
-
-def by_weights(graph: gs.Graph, cuts: Mapping[str, Cut], cache: str = "") -> Fits:
-    """The layers of `cuts`, by the tensors that they make, cut so that their weights change least."""
-    return by_rows(graph, cuts, {}, cache)
-
-
-def by_rows(graph: gs.Graph, cuts: Mapping[str, Cut], sums: Mapping[str, Sums], cache: str = "") -> Fits:
-    """Each cut so that what it makes changes least on the images that `sums` is of; by weights where it has none.
-
-    In the folder `cache`, if any, is kept what takes long.
+    What it makes changes least on the images that `sums` is of; where it has none, its weights do. In the folder
+    `cache`, if any, is kept what takes long.
     """
     found, nodes = Fits(), by_result(graph)
     for result, cut in cuts.items():
@@ -131,7 +108,7 @@ def by_rows(graph: gs.Graph, cuts: Mapping[str, Cut], sums: Mapping[str, Sums], 
         except Declined as reason:
             found.declined[result] = str(reason)
             continue
-        found.factorised[result] = Fit(form, factors, own, _made_up(nodes[result], form, factors, own))
+        found.factorised[result] = Fit(form, factors, _made_up(nodes[result], form, factors, own))
     return found
 
 
@@ -161,7 +138,7 @@ def in_order(
     Layers that are not cut, but read what has changed, are refitted in the same way (see `lpcc.passes.reconstruct`),
     but for those named in `skip`. So Zhang et al., Accelerating very deep convolutional networks (2015, arXiv
     1505.06798), section 3.3, let layers account for the errors of those before them. Layers whose rows cannot be had
-    are cut by their weights. `cache` as in `by_rows`.
+    are cut by their weights. `cache` as in `one_by_one`.
     """
     found, nodes = Fits(), by_result(graph)
     changed = behind(original, cuts)
@@ -187,7 +164,7 @@ def in_order(
         try:
             fit = _in_turn(walk, before, now, cuts[result], cache)
             with edit.Edit(graph) as e:
-                put(e, now, fit, bn=False)
+                put(e, now, fit)
         except Declined as reason:
             found.declined[result] = str(reason)
             continue
@@ -213,4 +190,4 @@ def _in_turn(walk: InOrder, before: gs.Node, now: gs.Node, cut: Cut, cache: str)
     sums = fit.sums(reading)
     factors = decompose(cut.method, form.with_matrix(weights), sums.gram, cache).factors(cut.rank)
     bias = fit.bias(reading, sums, factors.basis @ factors.last) if reading.takes_bias else None
-    return Fit(form, factors, sums, bias)
+    return Fit(form, factors, bias)

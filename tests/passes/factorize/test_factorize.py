@@ -282,9 +282,10 @@ class TestFit:
         result, _ = ran(model, ranks=("stem=12", "inner=96", "wide=96", "point=64", "head=6"))
         assert noise(model, result) < 1e-8
 
-    def test_sketch_needs_no_images(self, model):
+    @pytest.mark.parametrize("goal", [{"macs": 0.5}, {"max_drop": 10.0}])
+    def test_sketch_needs_no_images(self, model, goal):
         graph = annotated(model)
-        changes = Factorize(macs=0.5).sketch(graph, Context(target=Target.load(TARGET)))
+        changes = Factorize(**goal).sketch(graph, Context(target=Target.load(TARGET)))
         assert layers(changes)
         onnx.checker.check_model(to_proto(graph), full_check=True)
 

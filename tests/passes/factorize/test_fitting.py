@@ -11,7 +11,7 @@ import pytest
 from lpcc.analysis.types import annotate
 from lpcc.data import Dataset
 from lpcc.graph import clone, from_proto, to_proto
-from lpcc.passes.factorize.fitting import Cut, Fit, by_rows, by_weights, in_order
+from lpcc.passes.factorize.fitting import Cut, Fit, in_order, one_by_one
 from lpcc.passes.factorize.form import Form
 from lpcc.passes.factorize.methods import METHODS
 from lpcc.passes.reconstruct import Reading, by_result, sums_of
@@ -67,9 +67,9 @@ def batches(graph):
     return list(dataset(graph).batches(8))
 
 
-def written(graph, fits, bn=False):
+def written(graph, fits):
     found = clone(graph)
-    fits.write(found, bn=bn)
+    fits.write(found)
     return found
 
 
@@ -92,7 +92,7 @@ def lost(graph, other, name="y"):
 
 
 def test_by_weights_is_what_the_method_makes(graph):
-    fits = by_weights(graph, CUTS)
+    fits = one_by_one(graph, CUTS)
     nodes = by_result(graph)
     for name, cut in CUTS.items():
         expected = METHODS[cut.method](Form.of(nodes[name])).factors(cut.rank)
@@ -105,7 +105,7 @@ def test_what_is_read_counts(graph):
     """One layer alone: the best there is for what it reads, so also on other images of the kind."""
     for name in CUTS:
         only = {name: CUTS[name]}
-        by = [written(graph, fits) for fits in (by_weights(graph, only), by_rows(graph, only, sums(graph, only)))]
+        by = [written(graph, fits) for fits in (one_by_one(graph, only), one_by_one(graph, only, sums(graph, only)))]
         weights, rows = (lost(graph, other, name) for other in by)
         assert rows < weights
 
@@ -113,14 +113,14 @@ def test_what_is_read_counts(graph):
 def test_means_are_kept(graph):
     """The bias takes what a layer makes on average of what it reads, borders aside."""
     only = {"d": CUTS["d"]}
-    other = written(graph, by_rows(graph, only, sums(graph, only)))
+    other = written(graph, one_by_one(graph, only, sums(graph, only)))
     wanted, found = (values(each, "d", seed=0).mean(axis=(0, 2, 3)) for each in (graph, other))
     scale = values(graph, "d").std()
     assert np.abs(found - wanted).max() < 0.02 * scale
 
 
 def test_in_order_makes_up_for_what_was_lost_before(graph):
-    apart = written(graph, by_rows(graph, CUTS, sums(graph, CUTS)))
+    apart = written(graph, one_by_one(graph, CUTS, sums(graph, CUTS)))
     walked = clone(graph)
     fits = in_order(graph, walked, CUTS, batches(graph), Context())
     assert set(fits.factorised) == set(CUTS)
@@ -147,47 +147,14 @@ def test_layers_that_nothing_changed_for_stay(graph):
 
 def test_the_graph_is_left_as_it_is(graph):
     before = to_proto(graph).SerializeToString(deterministic=True)
-    by_rows(graph, CUTS, sums(graph, CUTS))
+    one_by_one(graph, CUTS, sums(graph, CUTS))
     in_order(graph, clone(graph), CUTS, batches(graph), Context())
     assert to_proto(graph).SerializeToString(deterministic=True) == before
 
 
-def test_a_batch_norm_between(graph):
-    fits = by_rows(graph, CUTS, sums(graph, CUTS))
-    plain, normed = written(graph, fits), written(graph, fits, bn=True)
-    assert sum(node.op == "BatchNormalization" for node in normed.nodes) == 3
-    assert np.abs(values(plain, "y") - values(normed, "y")).max() < 1e-4 * np.abs(values(plain, "y")).max()
-
-
-def test_three_layers_have_none(graph):
-    fits = by_weights(graph, {"d": Cut("tucker2", (4, 4))})
-    normed = written(graph, fits, bn=True)
-    assert [node.op for node in normed.nodes].count("Conv") == 5
-    assert not any(node.op == "BatchNormalization" for node in normed.nodes)
-
-
-def test_statistics_of_what_the_first_of_two_makes(graph):
-    only = {"d": CUTS["d"]}
-    fits = by_rows(graph, only, sums(graph, only))
-    norm = fits.factorised["d"].norm
-    other = written(graph, fits)
-    first = next(node for node in other.nodes if node.name == "second/bmd0")
-    found = values(other, first.outputs[0].name, seed=0)
-    assert norm.mean.shape == norm.variance.shape == (6,)
-    spread = found.std(axis=(0, 2, 3))
-    assert np.abs(norm.mean - found.mean(axis=(0, 2, 3))).max() < 0.2 * spread.max()
-    assert np.allclose(np.sqrt(norm.variance), spread, rtol=0.2)
-
-
-def test_without_images_the_statistics_stand_for_nothing(graph):
-    norm = by_weights(graph, {"d": CUTS["d"]}).factorised["d"].norm
-    assert (norm.mean == 0).all()
-    assert np.allclose(norm.variance + norm.epsilon, 1)
-
-
 def test_factors_that_are_too_large(graph):
     """Where a weight does not fit into the type that the layer has, it stays, and the others are written."""
-    fits = by_weights(graph, CUTS)
+    fits = one_by_one(graph, CUTS)
     form, factors = fits.factorised["d"].form, fits.factorised["d"].factors
     first, *others = factors.stages
     large = replace(factors, stages=(replace(first, tensor=first.tensor * 1e45), *others))
