@@ -220,9 +220,9 @@ def _open_data(
         job.ctx.evaluation = opened(evaluation, labels_needed=metric.needs_labels)
     if training is not None:
         job.ctx.training = opened(training, labels_needed=False)
-        if not any(Need.TRAINING in item.needs for item in job.pipeline):
+        if not any(Need.TRAINING in item.required for item in job.pipeline):
             job.notes.append("no pass of the pipeline trains: --train has no effect")
-    wanted = any(Need.CALIBRATION in item.needs for item in job.pipeline)
+    wanted = any(Need.CALIBRATION in item.required for item in job.pipeline)
     if calib is None and (wanted or (job.guarded_passes and evaluation is None)):
         _make_up_images(job, reference, recipe)
 

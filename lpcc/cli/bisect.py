@@ -56,7 +56,7 @@ def bisect(
     feeds = next(data_feeds(proto, data, preprocess, 1)) if data else random_feeds(proto, sizes, seed)
     with terminal.progress() as step:
         ctx = Context(target=device, seed=seed, progress=step)
-        if any(Need.CALIBRATION in item.needs for item in parsed):
+        if any(Need.CALIBRATION in item.required for item in parsed):
             ctx.calibration = _calibration(proto, data, preprocess, seed)
         found = search(proto, parsed.passes, ctx, feeds, tolerance=tolerance)
     culprit = None

@@ -114,6 +114,11 @@ class Pass(ABC):
     for_size: ClassVar[bool] = False
     """Whether what an approximate pass gains is a smaller file: it pays where the result is not slower."""
 
+    @property
+    def required(self) -> frozenset[Need]:
+        """What it needs with its options as they are: `needs`, or less."""
+        return self.needs
+
     @abstractmethod
     def run(self, graph: gs.Graph, ctx: Context) -> Changes:
         """Rewrite `graph` in place; the result counts what changed, and notes what was refused and why."""

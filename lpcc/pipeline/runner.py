@@ -51,7 +51,7 @@ _WANTED = {
 def check_needs(passes: Iterable[Pass], ctx: Context) -> None:
     """Raise UsageError for the first need of any pass that is not met; called before any work is done."""
     for item in passes:
-        for need in sorted(item.needs, key=lambda need: need.value):
+        for need in sorted(item.required, key=lambda need: need.value):
             if not ctx.has(need):
                 raise UsageError(f"pass `{item.name}` needs {_WANTED[need]}")
 

@@ -23,7 +23,7 @@ from lpcc.passes.factorize.methods.base import Decomposition
 from lpcc.passes.factorize.methods.kept import decompose
 from lpcc.passes.factorize.ranks.analytic import rank_by_energy, rank_by_ratio
 from lpcc.passes.factorize.ranks.evbmf import ranks_by_evbmf
-from lpcc.passes.factorize.ranks.planning import Goals, Layer, Plan, offers, pays, plan
+from lpcc.passes.factorize.ranks.planning import Goals, Layer, Plan, offers, pays, plan, total
 from lpcc.passes.factorize.ranks.prices import Prices
 from lpcc.passes.factorize.ranks.skeleton import Work, most, skeleton
 from lpcc.passes.prune.multiples import channel_multiple
@@ -77,6 +77,7 @@ class Layers:
         self._ctx = ctx
         self._sizes = sizes
         self._nodes = by_result(graph)
+        self._stopped = False
         self._multiple = asked.multiple or (1 if ctx.target is None else channel_multiple(ctx.target))
 
     def allot(self, drop: Callable[[Mapping[str, Cut]], float]) -> Allotment:
@@ -142,15 +143,21 @@ class Layers:
         return Proposals(tuple(found), reasons, self._prices.total)
 
     def _plan(self, goals: Goals) -> Plan:
+        """The best choice; after Ctrl-C one that meets the goals for the layers that are done, if none does for all."""
         layers, left = self.offered
-        try:
-            return plan(layers, self._prices.total, goals, left)
-        except Infeasible as beyond:
-            raise Infeasible(f"factorize: {beyond}") from None
+        totals = [self._prices.total, *([total(layer.before for layer in layers)] if self._stopped else [])]
+        beyond: list[Infeasible] = []
+        for whole in totals:
+            try:
+                return plan(layers, whole, goals, left)
+            except Infeasible as error:
+                beyond.append(error)
+        raise Infeasible(f"factorize: {beyond[0]}")
 
     def _within(self, most_lost: float, drop: Callable[[Mapping[str, Cut]], float]) -> Allotment:
         """The cuts of the largest error of all layers at which the network gets no worse than that."""
-        found = Allotment({}, dict.fromkeys(self._forms, "with it the drop would be too large"))
+        layers, left = self.offered
+        found = Allotment({}, {**left, **{layer.name: "with it the drop would be too large" for layer in layers}})
         low, high = np.log(_LEAST), np.log(_MOST)
         for done in range(_DROPS):
             self._ctx.progress("look for the largest error", done, _DROPS)
@@ -219,14 +226,13 @@ class Layers:
         left: dict[str, str] = {}
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             waiting = {result: pool.submit(work, result) for result in self._forms}
-            stopped = False
             for done, (result, future) in enumerate(waiting.items()):
                 try:
-                    while not stopped and not future.done():
+                    while not self._stopped and not future.done():
                         self._ctx.progress("decompose layers", done, len(waiting))
                         wait([future], timeout=_LOOK)
                 except KeyboardInterrupt:
-                    stopped = True
+                    self._stopped = True
                     pool.shutdown(wait=True, cancel_futures=True)
                 try:
                     found[result] = future.result()

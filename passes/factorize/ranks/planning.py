@@ -16,7 +16,7 @@ All layers are chosen at the same time, by a multiple-choice knapsack (`lpcc.sea
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -211,6 +211,17 @@ def plan(layers: Sequence[Layer], total: Totals, goals: Goals, left: Mapping[str
         else:
             reasons[layer.name] = "the goals are better met without it" if own else "no option saves time"
     return Plan(choices, reasons, _sum(groups, chosen, total))
+
+
+def total(parts: Iterable[Totals]) -> Totals:
+    """The sum of some prices."""
+    found = list(parts)
+    return Totals(
+        math.fsum(part.latency_ms for part in found),
+        math.fsum(part.energy_mj for part in found),
+        sum(part.weight_bytes for part in found),
+        sum(part.macs for part in found),
+    )
 
 
 def _paying(prices: LayerPrices, method: str, multiple: int) -> list[Rank]:

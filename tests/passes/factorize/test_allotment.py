@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
@@ -12,9 +13,10 @@ from lpcc.analysis.types import annotate
 from lpcc.errors import UsageError
 from lpcc.graph import from_proto
 from lpcc.passes import Factorize
+from lpcc.passes.factorize import allotment
 from lpcc.passes.factorize.allotment import Layers
 from lpcc.passes.factorize.fitting import Cut
-from lpcc.passes.factorize.form import Form
+from lpcc.passes.factorize.form import Declined, Form
 from lpcc.passes.factorize.ranks.planning import pays
 from lpcc.pipeline import Context
 from lpcc.search import Infeasible
@@ -115,7 +117,8 @@ def test_the_largest_error_within_a_drop(graph, most, worst):
 def test_nothing_within_a_drop(graph):
     found = layers(graph, max_drop=1.0).allot(lambda _cuts: 100.0)
     assert found.cuts == {}
-    assert set(found.left.values()) == {"with it the drop would be too large"}
+    assert {found.left[name] for name in ("c", "d")} == {"with it the drop would be too large"}
+    assert found.left["y"].startswith("no rank pays on x86-avx2")
 
 
 def test_goals_are_priced(graph):
@@ -124,6 +127,56 @@ def test_goals_are_priced(graph):
             layers(graph, Context(), **options).allot(never)
     for options in ({"ratio": 0.5}, {"energy": 0.5}, {"evbmf": True}, {"ranks": ("a=4",)}):
         layers(graph, Context(), **options).allot(never)
+
+
+@pytest.fixture
+def stop(monkeypatch):
+    """Function that presses Ctrl-C when so many layers are done; no more than one is worked on at a time."""
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    own = allotment.offers
+
+    def slowly(*arguments):
+        time.sleep(0.05)
+        return own(*arguments)
+
+    monkeypatch.setattr(allotment, "offers", slowly)
+
+    def after(count):
+        pressed = []
+
+        def progress(_what, done, _total):
+            if done == count and not pressed:
+                pressed.append(True)
+                raise KeyboardInterrupt
+
+        return Context(target=TARGET, progress=progress)
+
+    return after
+
+
+@pytest.mark.parametrize("options", [{"macs": 0.2}, {"speedup": 2.5}])
+def test_who_stops_has_what_is_done(graph, stop, options):
+    """What cannot be met with so few layers is met for these."""
+    found = layers(graph, stop(1), **options).allot(never)
+    assert set(found.cuts) <= {"c", "d"}
+    assert found.cuts
+    assert found.left["y"] == "stopped before its turn"
+
+
+def test_what_cannot_be_met_with_those_either(graph, stop):
+    with pytest.raises(Infeasible, match=r"^factorize: macs=0.001 cannot be met: "):
+        layers(graph, stop(1), macs=0.001).allot(never)
+
+
+def test_who_stops_at_once_has_nothing(graph, monkeypatch, stop):
+    monkeypatch.setattr(allotment, "offers", lambda *_: declined())
+    found = layers(graph, stop(1), macs=0.2).allot(never)
+    assert (found.cuts, found.left["y"]) == ({}, "stopped before its turn")
+
+
+def declined():
+    time.sleep(0.05)
+    raise Declined("no")
 
 
 def test_each_layer_gets_the_method_that_loses_least(graph):

@@ -9,7 +9,7 @@ from lpcc.data import Dataset
 from lpcc.errors import UsageError
 from lpcc.graph import from_proto
 from lpcc.passes import Factorize
-from lpcc.pipeline import Context, Pipeline
+from lpcc.pipeline import Context, Need, Pipeline
 from lpcc.pipeline.runner import run_pipeline
 from lpcc.runtime import TensorSpec
 from lpcc.target import Target
@@ -99,6 +99,29 @@ def test_a_target_and_images_are_asked_for(model):
         run_pipeline(graph, [Factorize(macs=0.5)], Context(target=TARGET))
     with pytest.raises(UsageError, match="needs a target"):
         run_pipeline(graph, [Factorize(macs=0.5)], Context(calibration=images(model)))
+
+
+@pytest.mark.parametrize(
+    ("options", "needs"),
+    [
+        ({"macs": 0.5}, {Need.CALIBRATION, Need.TARGET}),
+        ({"macs": 0.5, "fit": "weights"}, {Need.TARGET}),
+        ({"max_drop": 1.0, "fit": "weights"}, {Need.CALIBRATION, Need.TARGET}),
+        ({"energy": 0.9}, {Need.CALIBRATION}),
+        ({"energy": 0.9, "fit": "weights"}, set()),
+        ({"ratio": 0.5, "fit": "weights"}, set()),
+        ({"evbmf": True, "fit": "weights"}, set()),
+        ({"ranks": ("inner=8",), "fit": "weights"}, set()),
+    ],
+)
+def test_only_what_is_used_is_asked_for(model, options, needs):
+    item = Factorize(**options)
+    assert item.required == needs
+    data = images(model) if Need.CALIBRATION in needs and "max_drop" not in options else None
+    ctx = Context(target=TARGET if Need.TARGET in needs else None, calibration=data)
+    if "max_drop" not in options:
+        (record,) = run_pipeline(from_proto(model), [item], ctx)
+        assert record.changes.rewrites or record.changes.refused
 
 
 def test_max_drop_counts_classes(model):
