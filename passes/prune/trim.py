@@ -10,6 +10,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc.cost.model import Totals
+from lpcc.passes.prune.curves import SHARES, count_of
 from lpcc.passes.prune.multiples import channel_multiple, kept_counts
 from lpcc.passes.prune.portions import Curve
 from lpcc.passes.prune.prices import Prices
@@ -76,8 +77,9 @@ class Trim(Pruning):
             raise self.beyond("no channel of the network can go", pins(candidates.found))
         prices = Prices(candidates.graph, candidates.found, target)
         multiple = channel_multiple(target)
+        measured = ctx.calibration is not None
         alike = _Steps(
-            [_Choice(group, _alike(group), kept_counts(group.group, multiple)) for group in ranking.groups],
+            [_Choice(group, _alike(group), _kept(group, multiple, measured=measured)) for group in ranking.groups],
             lambda counts: prices.price(candidates.gone(counts)),
         )
         goals = _Goals.of(self, alike.price({}))
@@ -183,6 +185,13 @@ class _Steps:
         size = len(choice.group)
         counts = sorted(size - kept for kept in choice.kept)
         return (count for count in counts if count > gone and np.isfinite(choice.curve.damage(count)))
+
+
+def _kept(group: Ranked, multiple: int, *, measured: bool) -> tuple[int, ...]:
+    """How many channels of a group may be kept: `kept_counts`, less those at which no damage is `measured`."""
+    size = len(group)
+    least = size - count_of(float(SHARES[-1]), size) if measured else 1
+    return tuple(kept for kept in kept_counts(group.group, multiple) if kept >= least)
 
 
 def _alike(group: Ranked) -> Curve:
