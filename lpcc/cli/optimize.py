@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lpcc.cli import options
-from lpcc.cli.terminal import Terminal, check_writable
+from lpcc.cli.terminal import Terminal, check_output
 from lpcc.errors import BudgetError, UsageError
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ def optimize(
     given = [Path(text) for text in (calib, evaluation, train) if text is not None]
     terminal.check_json(model, destination, preprocess, *given)
     if not dry_run:
-        _check_output(model, destination, [*given, preprocess], force=force)
+        check_output(destination, model, [*given, preprocess], force=force)
     asked: dict[str, Any] = {
         "target": device,
         "pipeline": pipeline,
@@ -159,18 +159,6 @@ def optimize(
     terminal.show(screen(report, terminal.width, verbose=verbose))
     if not report.verdict.met_budget:
         raise typer.Exit(BUDGET_NOT_MET)
-
-
-def _check_output(model: Path, output: Path, others: list[Path | None], *, force: bool) -> None:
-    """Raise UsageError, before any work is done, if the output cannot be written or would replace an input."""
-    from lpcc.door import files
-
-    check_writable(output)
-    if not force:
-        files.refuse_input(output, model.resolve())
-    for other in others:
-        if other is not None and other.resolve() == output.resolve():
-            raise UsageError(f"{output}: is an input of this command; choose another output")
 
 
 def _hooks(model: Path, verify: bool, dump_dir: Path | None) -> list[Hook]:

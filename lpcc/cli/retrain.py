@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lpcc.cli import options
-from lpcc.cli.terminal import Terminal, check_writable
+from lpcc.cli.terminal import Terminal, check_output, check_writable
 from lpcc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -103,7 +103,8 @@ def retrain(
     state = destination.with_name(destination.name + ".checkpoint")
     given = [teacher, preprocess, *(Path(text) for text in (train, evaluation) if text is not None)]
     terminal.check_json(student, destination, *given)
-    _check_output(destination, state, student, given, force=force)
+    check_output(destination, student, given, force=force)
+    check_writable(state)
     if state.exists() and not resume:
         raise UsageError(f"{state}: a training was interrupted here: give --resume to go on, or remove the file")
 
@@ -168,16 +169,3 @@ def _recipe(asked: Mapping[str, Any], more: list[str] | None) -> Recipe:
                 raise UsageError(f"--set {text}: given twice")
             found[field] = value
     return Recipe(**found)
-
-
-def _check_output(output: Path, state: Path, student: Path, others: list[Path | None], *, force: bool) -> None:
-    """Raise UsageError, before any work is done, if the output cannot be written or would replace an input."""
-    from lpcc.door import files
-
-    check_writable(output)
-    check_writable(state)
-    if not force:
-        files.refuse_input(output, student.resolve())
-    for other in others:
-        if other is not None and other.resolve() == output.resolve():
-            raise UsageError(f"{output}: is an input of this command; choose another output")

@@ -133,3 +133,18 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{path}: cannot be written: there is no folder {folder}")
     if not os.access(folder, os.W_OK):
         raise UsageError(f"{path}: cannot be written: no permission to write in {folder}")
+
+
+def check_output(output: Path, model: Path, others: Iterable[Path | None], *, force: bool) -> None:
+    """Raise UsageError, before any work is done, if the output cannot be written or would replace an input.
+
+    With `force` it may replace the `model` that it is made from, but none of the `others`.
+    """
+    from lpcc.door.files import refuse_input
+
+    check_writable(output)
+    if not force:
+        refuse_input(output, model.resolve())
+    for other in others:
+        if other is not None and other.resolve() == output.resolve():
+            raise UsageError(f"{output}: is an input of this command; choose another output")
