@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from lpcc import edit
 from lpcc.calibrate.patches import NoPatches
+from lpcc.data import Batch
 from lpcc.errors import UsageError
 from lpcc.graph import clone, to_proto
 from lpcc.passes.factorize.allotment import Allotment, Layers
@@ -19,7 +20,7 @@ from lpcc.passes.factorize.form import OPERATORS, Declined, Form
 from lpcc.passes.factorize.methods import METHODS
 from lpcc.passes.factorize.norms import norms
 from lpcc.passes.reconstruct import Reading, Sums, by_result, fingerprint, sums_of
-from lpcc.passes.reconstruct.apart import BATCH, closest, images_apart, images_used
+from lpcc.passes.reconstruct.apart import BATCH, batches_apart, closest, images_apart, images_used
 from lpcc.passes.repair.memory import images_held
 from lpcc.pipeline import Changes, Context, Fidelity, Need, Pass, Range
 from lpcc.pipeline.proposals import Proposals
@@ -133,7 +134,8 @@ class Factorize(Pass):
         cuts = {result: cut for result, cut in found.cuts.items() if edit.label(nodes[result]) not in ctx.returned}
         if not cuts:
             return changes
-        fits = self._fits(graph, cuts, self._sums(graph, forms, ctx), ctx)
+        read = found.cuts if self.ranks else forms  # the same as for choosing, if there was something to choose
+        fits = self._fits(graph, cuts, self._sums(graph, read, ctx), ctx)
         for node in fits.write(graph, self._norms(graph, fits, ctx)):
             changes.done(node, f"factorised by {cuts[node.outputs[0].name].method}")
         for result in fits.refitted:
@@ -162,9 +164,12 @@ class Factorize(Pass):
 
     def _forms(self, graph: gs.Graph, ctx: Context, changes: Changes) -> Iterator[tuple[str, Form]]:
         """The layers that can be factorised, by the tensors that they make."""
-        own = frozenset(self.skip) - ctx.returned
-        for node in graph.nodes:
+        own, main = frozenset(self.skip) - ctx.returned, {id(node) for node in graph.nodes}
+        for node in edit.nodes(graph):
             if edit.op(node) not in OPERATORS or edit.label(node) in own:
+                continue
+            if id(node) not in main:
+                changes.refuse(node, "it stands in a body of If, Loop or Scan")
                 continue
             try:
                 yield str(node.outputs[0].name), Form.of(node)
@@ -174,10 +179,11 @@ class Factorize(Pass):
     def _allotted(self, graph: gs.Graph, forms: Mapping[str, Form], ctx: Context) -> Allotment:
         """As if the guard had taken nothing back: the others are not cut more for it."""
         own = replace(self, skip=tuple(name for name in self.skip if name not in ctx.returned))
-        key = f"factorize: {own} {ctx.calibration is None} {fingerprint(graph)}"
+        images = None if ctx.calibration is None else ctx.calibration.description
+        key = f"factorize: {own} {images} {fingerprint(graph)}"
 
         def made() -> Allotment:
-            sums = self._sums(graph, forms, ctx)
+            sums = {} if self.ranks else self._sums(graph, forms, ctx)
             return Layers(graph, forms, sums, self, ctx).allot(lambda cuts: self._drop(graph, cuts, sums, ctx))
 
         return ctx.keep(key, made)
@@ -192,8 +198,12 @@ class Factorize(Pass):
         self._fits(graph, cuts, sums, ctx).write(trial)
         model = to_proto(graph)
         whole, cut = Session(model), Session(to_proto(trial))
-        feeds = images_apart(ctx.calibration, images_used(ctx.calibration, self.images), self.images)
-        runs = ((len(next(iter(feed.values()))), whole.run(feed), cut.run(feed)) for feed in feeds)
+        batches = batches_apart(ctx.calibration, images_used(ctx.calibration, self.images), self.images)
+
+        def ran(session: Session, batch: Batch) -> dict[str, Any]:
+            return {name: batch.valid(values) for name, values in session.run(batch.feeds).items()}
+
+        runs = ((batch.count, ran(whole, batch), ran(cut, batch)) for batch in batches)
         names = [spec.name for spec in whole.outputs]
         agreement = compare_runs(runs, names, class_outputs(model)).agreement
         if agreement is None:

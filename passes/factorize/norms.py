@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -10,6 +11,7 @@ import onnx_graphsurgeon as gs
 from lpcc import edit
 from lpcc.calibrate.channels import measure_channels
 from lpcc.data import Dataset
+from lpcc.errors import ModelError
 from lpcc.graph import clone, to_proto
 from lpcc.passes.factorize.emit import Norm
 from lpcc.passes.factorize.fitting import Fits
@@ -28,8 +30,9 @@ def norms(
 
     It has the mean and variance of what the first of the two makes of `data` in the network cut as `fits` says: with
     the statistics of a batch in their place, as in training, the network computes nearly the same. Mean 0 and variance
-    1 where nothing is measured: without data, and where numbers are not finite or not of float32. Layers whose result
-    has its channels on another axis than the second, where a batch norm expects them, are left out.
+    1 where nothing is measured: without data, where onnxruntime cannot run the network, and where numbers are not
+    finite or not of float32. Layers whose result has its channels on another axis than the second, where a batch norm
+    expects them, are left out.
     """
     trial = clone(graph)
     between: dict[str, str] = {}
@@ -39,7 +42,8 @@ def norms(
             between[result] = str(node.inputs[0].name)
     seen = {}
     if data is not None and between:
-        seen = measure_channels(to_proto(trial), between.values(), data, progress)
+        with suppress(ModelError):  # a type that onnxruntime has no kernels for: weights alone need no run
+            seen = measure_channels(to_proto(trial), between.values(), data, progress)
     found = {}
     for result, name in between.items():
         first = fits.factorised[result].factors.stages[0]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from lpcc.calibrate.holdout import Feeds
-from lpcc.data import Dataset
+from lpcc.data import Batch, Dataset
 from lpcc.passes.repair.distances import distances
 
 BATCH = 8
@@ -25,15 +25,20 @@ def images_used(data: Dataset, most: int) -> Dataset:
     return data.head(count - apart if count <= BATCH or not apart else (count - apart) // BATCH * BATCH)
 
 
-def images_apart(data: Dataset, used: Dataset, most: int) -> Feeds:
-    """Inputs of those of the first `most` images that were not used, in batches; of all where none was left out."""
+def batches_apart(data: Dataset, used: Dataset, most: int) -> list[Batch]:
+    """Those of the first `most` images that were not used, in batches; all where none was left out."""
     data, size = data.head(min(len(used) + _MOST_APART, most)), min(BATCH, len(used))
     apart, seen = [], 0
     for batch in data.batches(size):
         if seen >= len(used):
-            apart.append(batch.feeds)
+            apart.append(batch)
         seen += batch.count
-    return apart or [batch.feeds for batch in data.batches(size)]
+    return apart or list(data.batches(size))
+
+
+def images_apart(data: Dataset, used: Dataset, most: int) -> Feeds:
+    """The inputs of `batches_apart`."""
+    return [batch.feeds for batch in batches_apart(data, used, most)]
 
 
 def closest(original: gs.Graph, graphs: Sequence[gs.Graph], feeds: Feeds) -> int:

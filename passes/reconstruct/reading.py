@@ -168,7 +168,8 @@ def sums_of(graph: gs.Graph, layers: Sequence[Reading], data: Dataset, ctx: Cont
     does not count the images. They are found once in a run of a pipeline, also where the guard or a measurement comes
     back to the same graph.
     """
-    key = f"reconstruct: sums {len(data)} {[layer.target for layer in layers]} {fingerprint(graph)}"
+    targets = [layer.target for layer in layers]
+    key = f"reconstruct: sums {len(data)} of {data.description} {targets} {fingerprint(graph)}"
     return ctx.keep(key, lambda: _summed(graph, layers, data, ctx))
 
 
