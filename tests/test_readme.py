@@ -23,6 +23,8 @@ import pytest
 
 from lpcc import Pipeline
 from lpcc.cli.app import run
+from lpcc.passes.factorize import Factorize
+from lpcc.passes.factorize.methods import METHODS
 from lpcc.passes.prune import PruneChannels, Trim
 from lpcc.passes.prune.criteria import CRITERIA
 from lpcc.testing import parse_case
@@ -147,6 +149,23 @@ def test_pruning(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in ran:
         assert run(arguments) == 0, f"lpcc {shlex.join(arguments)}: {capsys.readouterr().err}"
     assert len(ran) >= 3
+
+
+def test_factorisation(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ran = [arguments for program, *arguments in commands("docs/factorization.md") if program == "lpcc"]
+    for arguments in ran:
+        if not (trains(arguments) and find_spec("torch") is None):
+            assert run(arguments) == 0, f"lpcc {shlex.join(arguments)}: {capsys.readouterr().err}"
+    assert len(ran) >= 4
+    assert (workspace / "smaller.onnx").exists()
+
+
+def test_every_option_of_factorisation_is_on_the_page() -> None:
+    page = (ROOT / "docs" / "factorization.md").read_text()
+    for option in fields(Factorize):
+        assert re.search(rf"[`{{ ]{option.name.replace('_', '-')}[`=]", page), option.name
+    for method in METHODS:
+        assert f"| `{method}` |" in page
 
 
 def test_every_option_of_pruning_is_on_the_page() -> None:
