@@ -146,3 +146,11 @@ def test_batch_norms_with_numbers_for_each_place_are_passed_over():
         "c = BatchNormalization<spatial=0>(a, s, s, s, s) y = Conv(c, u)", "float[8,4,4] s", "float[2,2,4,4] y", opset=7
     )
     assert not removed(model)[1]
+
+
+@pytest.mark.parametrize("op", ["HardSwish", "Mish", "Gelu", 'Gelu<approximate = "tanh">', "Celu", "Selu"])
+def test_constants_go_through_operators_that_are_functions_of_others(op):
+    model = with_zero_filters(f"c = {op}(a) y = Conv(c, u)", "float unused = {0}", "float[2,2,4,4] y", opset=20)
+    after, changes = removed(model)
+    assert [rewrite.node for rewrite in changes.rewrites] == ["a"]
+    assert_equivalent(model, after)
