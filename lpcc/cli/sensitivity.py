@@ -188,8 +188,8 @@ def _lines(result: Survey, width: int) -> Iterator[str | tuple[str, str]]:
     rows: dict[tuple[str, str], list[str]] = {}
     for entry in result:
         unit = entry.unit
-        first = "" if entry.layer == unit.layers[0] else unit.layers[0]
-        row = rows.setdefault((unit.name, entry.layer), [entry.layer, first, str(unit.channels)])
+        others = "" if entry.layer == unit.name else unit.name
+        row = rows.setdefault((unit.name, entry.layer), [entry.layer, others, str(unit.channels)])
         row.append(_cell(result, entry))
     yield (f"{_measure(result)}, when a share of one layer's channels goes", "bold")
     title, *body = table(columns, list(rows.values()), width)

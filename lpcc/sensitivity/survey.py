@@ -40,7 +40,7 @@ class Unit:
     """Layers that lose the same channels, such as those that add to one residual stream."""
 
     name: str
-    """What the pass calls it: the first layer, numbered where a layer makes several."""
+    """What the pass calls it: the first layer; ``layer#2`` where that makes channels of several units."""
     layers: tuple[str, ...]
     channels: int
     removed: Mapping[str, int]
@@ -121,8 +121,8 @@ class Survey:
     def write_csv(self, path: Path) -> None:
         """Write a line for each layer and share; the file appears whole or not at all.
 
-        Columns: layer, group (the first of the layers that lose the same channels), share, channels (of the layer),
-        removed (of these), noise (`lpcc.quality.noise`), sqnr (dB), agreement (%), the metric asked for.
+        Columns: layer, group (the name of its unit), share, channels (of the unit), removed (of these), noise
+        (`lpcc.quality.noise`), sqnr (dB), agreement (%), the metric asked for.
 
         Raises:
             UsageError: it cannot be written.

@@ -7,17 +7,13 @@ long. Integer kernels and those of Arm fill registers with 4 to 16 channels in t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import gcd, lcm
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-
-from lpcc.analysis.groups import ChannelGroups, Group
+from lpcc.analysis.groups import Group
 from lpcc.cost.kinds import FORMATS
 from lpcc.target import Target
-
-Array = np.ndarray[Any, Any]
 
 _FINEST: Final = 4  # channels; less than that no kernel makes anything of
 
@@ -50,16 +46,6 @@ def kept_counts(group: Group, multiple: int) -> tuple[int, ...]:
     while step >= count and step % 2 == 0 and step > _FINEST:
         step //= 2
     return (*range(step, count, step), count)
-
-
-def off_multiple(found: ChannelGroups, removed: Array, multiple: int) -> Mapping[str, int]:
-    """What layers make that loses some of its channels to a number that suits no kernel: its name, and how many stay.
-
-    `removed` says which channels go, bool (found.count,).
-    """
-    left = {layer.output: int((~removed[layer.makes]).sum()) for layer in found.layers if layer.makes is not None}
-    whole = {layer.output: len(layer.makes) for layer in found.layers if layer.makes is not None}
-    return {name: count for name, count in left.items() if count < whole[name] and count % multiple}
 
 
 def _step(group: Group, multiple: int) -> int:

@@ -42,7 +42,7 @@ class L1(Criterion):
 
     def scores(self, graph: gs.Graph, found: ChannelGroups, ctx: Context) -> Array:  # noqa: ARG002
         """A score for each channel, float64 (found.count,), in units of the average filter of its layers."""
-        return _of_filters(graph, found, lambda filters: np.abs(filters).sum(axis=2))
+        return _of_filters(self.name, graph, found, lambda filters: np.abs(filters).sum(axis=2))
 
 
 class L2(Criterion):
@@ -58,7 +58,7 @@ class L2(Criterion):
 
     def scores(self, graph: gs.Graph, found: ChannelGroups, ctx: Context) -> Array:  # noqa: ARG002
         """A score for each channel, float64 (found.count,), in units of the average filter of its layers."""
-        return _of_filters(graph, found, lambda filters: np.sqrt(np.square(filters).sum(axis=2)))
+        return _of_filters(self.name, graph, found, lambda filters: np.sqrt(np.square(filters).sum(axis=2)))
 
 
 class GeometricMedian(Criterion):
@@ -77,7 +77,7 @@ class GeometricMedian(Criterion):
 
     def scores(self, graph: gs.Graph, found: ChannelGroups, ctx: Context) -> Array:  # noqa: ARG002
         """A score for each channel, float64 (found.count,), in units of the average of its layers."""
-        return _of_filters(graph, found, lambda filters: np.stack([_distances(group) for group in filters]))
+        return _of_filters(self.name, graph, found, lambda filters: np.stack([_distances(group) for group in filters]))
 
 
 class BatchNormScale(Criterion):
@@ -127,7 +127,7 @@ def channel_line(found: ChannelGroups, name: str) -> Array | None:
     return axes[1] if len(axes) > 1 else None
 
 
-def _of_filters(graph: gs.Graph, found: ChannelGroups, number: Callable[[Array], Array]) -> Array:
+def _of_filters(name: str, graph: gs.Graph, found: ChannelGroups, number: Callable[[Array], Array]) -> Array:
     """What `number` says of filters, (groups, outputs, weights) to (groups, outputs), for the channels they make."""
     nodes = by_result(graph)
     parts = []
@@ -138,7 +138,12 @@ def _of_filters(graph: gs.Graph, found: ChannelGroups, number: Callable[[Array],
         with np.errstate(invalid="ignore", over="ignore"):
             numbers = number(weights.reshape(*weights.shape[:2], -1))
         parts.append((layer.makes, relative(numbers.reshape(-1))))
-    return said(averaged(parts, found), found, "no layer that makes removable channels has constant float weights")
+    return said(
+        averaged(parts, found),
+        found,
+        f"criterion `{name}`: no layer that makes channels that can go has constant float weights: choose another "
+        "criterion, such as `reconstruction`",
+    )
 
 
 def _distances(filters: Array) -> Array:

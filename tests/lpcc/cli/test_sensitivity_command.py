@@ -56,6 +56,19 @@ net (float[N,3,8,8] x) => (float[N,3,8,8] y)
     [last] y = Conv <pads = [1,1,1,1]> (b, w2)
 }
 """
+GROWING = """
+<ir_version: 9, opset_import: ["": 17]>
+net (float[N,3,8,8] x) => (float[N,2,8,8] y)
+<float[8,3,1,1] w1, float[16,8,1,1] w2, float[2,16,1,1] w3, int64[8] pads = {0,0,0,0,0,8,0,0}>
+{
+    [first] a = Conv (x, w1)
+    b = Relu (a)
+    [second] c = Conv (b, w2)
+    d = Pad (b, pads)
+    e = Add (c, d)
+    [last] y = Conv (e, w3)
+}
+"""
 ASKED = ("sensitivity", "net.onnx", "--calib", "x.npz")
 
 
@@ -73,6 +86,15 @@ def net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def rows(path: str) -> list[dict[str, str]]:
     with Path(path).open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def test_a_row_for_each_group_of_a_layer_by_its_name(lpcc: Callable[..., Any], net: Path) -> None:
+    onnx.save(read_model(GROWING), "net.onnx")
+    done = lpcc(*ASKED, "--shares", "0.5", "--processes", "1", "--csv", "t.csv")
+    assert done.code == 0, done.err
+    found = [line.split()[:3] for line in done.out.splitlines()[2:5]]
+    assert found == [["first", "8", found[0][2]], ["second", "first", "8"], ["second", "second#2", "8"]]
+    assert [row["group"] for row in rows("t.csv")] == ["first", "first", "second#2"]
 
 
 def test_a_row_for_each_layer_and_why_others_stay(lpcc: Callable[..., Any], net: Path) -> None:

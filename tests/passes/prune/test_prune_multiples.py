@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lpcc.analysis.groups import channel_groups
 from lpcc.analysis.types import annotate
 from lpcc.graph import from_proto
-from lpcc.passes.prune.multiples import channel_multiple, kept_counts, off_multiple
+from lpcc.passes.prune.multiples import channel_multiple, kept_counts
 from lpcc.target import Target
 
 
@@ -80,13 +80,3 @@ def test_channels_of_grouped_convolutions_fill_each_group():
 def test_pinned_groups_stay():
     pinned = next(group for group in network(32).groups if group.pinned is not None)
     assert kept_counts(pinned, 16) == (len(pinned),)
-
-
-def test_what_is_off_the_multiple():
-    found = network(64)
-    gone = np.zeros(found.count, dtype=bool)
-    group = first_free(found)
-    gone[group.channels[:32]] = True
-    assert off_multiple(found, gone, 16) == {}
-    gone[group.channels[:33]] = True
-    assert off_multiple(found, gone, 16) == {"a": 31}
