@@ -17,7 +17,7 @@ from lpcc import edit
 from lpcc.analysis.shapes import bind
 from lpcc.errors import UsageError
 from lpcc.passes.factorize.factors import Rank
-from lpcc.passes.factorize.fitting import Cut
+from lpcc.passes.factorize.fitting import STOPPED, Cut
 from lpcc.passes.factorize.form import Declined, Form
 from lpcc.passes.factorize.methods.base import Decomposition
 from lpcc.passes.factorize.methods.kept import decompose
@@ -155,18 +155,22 @@ class Layers:
         raise Infeasible(f"factorize: {beyond[0]}")
 
     def _within(self, most_lost: float, drop: Callable[[Mapping[str, Cut]], float]) -> Allotment:
-        """The cuts of the largest error of all layers at which the network gets no worse than that."""
+        """The cuts of the largest error of all layers at which the network gets no worse than that.
+
+        Whoever presses Ctrl-C has the largest found so far.
+        """
         layers, left = self.offered
         found = Allotment({}, {**left, **{layer.name: "with it the drop would be too large" for layer in layers}})
         low, high = np.log(_LEAST), np.log(_MOST)
         for done in range(_DROPS):
-            self._ctx.progress("look for the largest error", done, _DROPS)
             middle = float(np.exp((low + high) / 2))
             tried = _allotment(self._plan(Goals(error=middle)))
-            if drop(tried.cuts) <= most_lost:
-                found, low = tried, np.log(middle)
-            else:
-                high = np.log(middle)
+            try:
+                self._ctx.progress("look for the largest error", done, _DROPS)
+                keeps = drop(tried.cuts) <= most_lost
+            except KeyboardInterrupt:
+                break
+            found, low, high = (tried, np.log(middle), high) if keeps else (found, low, np.log(middle))
         return found
 
     def _given(self) -> Allotment:
@@ -237,7 +241,7 @@ class Layers:
                 try:
                     found[result] = future.result()
                 except CancelledError:
-                    left[result] = "stopped before its turn"
+                    left[result] = STOPPED
                 except Declined as reason:
                     left[result] = str(reason)
         self._ctx.progress("decompose layers", len(waiting), len(waiting))

@@ -15,7 +15,7 @@ from lpcc.errors import UsageError
 from lpcc.graph import clone, to_proto
 from lpcc.passes.factorize.allotment import Allotment, Layers
 from lpcc.passes.factorize.emit import Norm
-from lpcc.passes.factorize.fitting import Cut, Fits, in_order, one_by_one
+from lpcc.passes.factorize.fitting import STOPPED, Cut, Fits, in_order, one_by_one
 from lpcc.passes.factorize.form import OPERATORS, Declined, Form
 from lpcc.passes.factorize.methods import METHODS
 from lpcc.passes.factorize.norms import norms
@@ -211,17 +211,23 @@ class Factorize(Pass):
         return 100 - agreement
 
     def _fits(self, graph: gs.Graph, cuts: Mapping[str, Cut], sums: Mapping[str, Sums], ctx: Context) -> Fits:
-        """The factors: by weights, by what layers read, or in order if that brings the outputs closer."""
+        """The factors: by weights, by what layers read, or in order if that brings the outputs closer.
+
+        Whoever presses Ctrl-C before all are fitted in order has those that were fitted by themselves.
+        """
         if self.fit == "weights" or ctx.calibration is None:
             return one_by_one(graph, cuts, cache=self.cache)
         own = one_by_one(graph, cuts, sums, self.cache)
-        if self.repair == "none":
+        if self.repair == "none" or STOPPED in own.declined.values():
             return own
         used = images_used(ctx.calibration, self.images)
         batches = list(used.head(images_held(graph, len(used), _WALK_BYTES)).batches(BATCH))
         alone, walked = clone(graph), clone(graph)
         own.write(alone)
-        ordered = in_order(graph, walked, cuts, batches, ctx, self.skip, self.cache)
+        try:
+            ordered = in_order(graph, walked, cuts, batches, ctx, self.skip, self.cache)
+        except KeyboardInterrupt:  # what is done already serves, too
+            return own
         apart = images_apart(ctx.calibration, used, self.images)
         return (own, ordered)[closest(graph, [alone, walked], apart)]
 

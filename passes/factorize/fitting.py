@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import onnx_graphsurgeon as gs
@@ -24,6 +24,10 @@ from lpcc.passes.reconstruct import InOrder, Reading, Sums, behind, best_fit, by
 from lpcc.pipeline import Context
 
 Array = np.ndarray[Any, Any]
+
+
+STOPPED: Final = "stopped before its turn"
+"""Why a layer stays whole that was not done yet when somebody pressed Ctrl-C."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,7 @@ def one_by_one(
     """The layers of `cuts`, by the tensors that they make, each cut as if the others stayed whole.
 
     What it makes changes least on the images that `sums` is of; where it has none, its weights do. In the folder
-    `cache`, if any, is kept what takes long.
+    `cache`, if any, is kept what takes long. Whoever presses Ctrl-C has the layers that are done.
     """
     found, nodes = Fits(), by_result(graph)
     for result, cut in cuts.items():
@@ -108,7 +112,12 @@ def one_by_one(
         except Declined as reason:
             found.declined[result] = str(reason)
             continue
+        except KeyboardInterrupt:
+            break
         found.factorised[result] = Fit(form, factors, _made_up(nodes[result], form, factors, own))
+    for result in cuts:
+        if result not in found.factorised:
+            found.declined.setdefault(result, STOPPED)
     return found
 
 
