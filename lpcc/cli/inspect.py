@@ -40,7 +40,10 @@ def inspect(
     method: Annotated[
         str | None,
         typer.Option(
-            "--method", metavar="LIST", show_default="bmd,svd", help="With --factorize: bmd, svd, tucker2, cpd."
+            "--method",
+            metavar="LIST",
+            show_default="bmd,svd",
+            help="With --factorize: bmd, svd, tucker2, cpd, cpd-separable.",
         ),
     ] = None,
     calib: Annotated[

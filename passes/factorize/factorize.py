@@ -43,7 +43,8 @@ class Factorize(Pass):
       1505.06798);
     * ``tucker2``: one pixel, h x w, one pixel (Kim et al. 2015, arXiv 1511.06530);
     * ``cpd``: one pixel, depthwise along each axis, one pixel (Lebedev et al. 2014, arXiv 1412.6553): minutes of
-      alternating least squares, and not for every layer.
+      alternating least squares, and not for every layer; ``cpd-separable`` has a depthwise layer for each axis instead
+      of one with the whole kernel.
 
     How narrow they get, one option says. `speedup`, `macs`, `size` and `error`, also together: each layer is offered
     ranks in numbers that the target's kernels like, each with its error and its predicted price, and one knapsack over
@@ -66,7 +67,8 @@ class Factorize(Pass):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.CALIBRATION, Need.TARGET})
 
     method: tuple[str, ...] = ("bmd", "svd")
-    """``bmd``, ``cpd``, ``svd``, ``tucker2``: which may be used. ``cpd`` and ``tucker2`` take their time."""
+    """``bmd``, ``cpd``, ``cpd-separable``, ``svd``, ``tucker2``: which may be used. ``bmd`` and ``svd`` are
+    quick."""
     speedup: Annotated[float, Range(min=1)] | None = None
     """How many times as fast as now the network must be on the target."""
     macs: Annotated[float, Range(0, 1)] | None = None

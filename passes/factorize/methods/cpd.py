@@ -309,11 +309,5 @@ def _padded(terms: Terms, rank: int) -> Terms:
     return Terms(tuple(np.pad(factor, ((0, 0), (0, rank - terms.rank))) for factor in terms.factors))
 
 
-def _kept(found: Factors | Declined) -> Factors:
-    if isinstance(found, Declined):
-        raise found
-    return found
-
-
 def _parameters(stages: Sequence[Stage]) -> int:
     return sum(stage.tensor.size for stage in stages)

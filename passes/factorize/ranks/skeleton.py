@@ -45,7 +45,8 @@ def is_cpd(form: Form, method: str) -> bool:
 def most(form: Form, method: str) -> Rank:
     """The ranks at which nothing can be lost, by shape alone: no numerical rank is above them."""
     if is_cpd(form, method):
-        sizes = (form.inputs, form.outputs, prod(form.kernel))
+        parts = SeparableCpd.split(form.kernel) if method == SeparableCpd.name else Cpd.split(form.kernel)
+        sizes = (form.inputs, form.outputs, *(prod(form.kernel[axis] for axis in part) for part in parts))
         return (prod(sizes) // max(sizes),)
     return tuple(min(each.shape[1:]) for each in unfoldings(form, method))
 
