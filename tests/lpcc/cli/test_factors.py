@@ -170,7 +170,7 @@ def test_nothing_to_factorise(lpcc: Callable[..., Any], tmp_path: Path) -> None:
             2,
             "--method cpd,vbmf: `method` takes bmd, cpd, cpd-separable, svd, tucker2, not `vbmf`",
         ),
-        (("--factorize", "--method", ""), 2, "--method : `method` takes bmd, cpd, svd, tucker2, not ``"),
+        (("--factorize", "--method", ""), 2, "--method : `method` takes bmd, cpd, cpd-separable, svd, tucker2, not ``"),
         (("--factorize", "--preprocess", "p.toml"), 2, "--preprocess p.toml: is for the images of --calib"),
         (("--factorize", "--calib", "none.npz"), 3, "none.npz"),
         (("--factorize", "--calib", "x.npz", "--json", "x.npz"), 2, "--json x.npz: is another file of this command"),
