@@ -202,7 +202,7 @@ class TestImpossible:
             ('factorize{ranks="inner=1000"}', 2, "`inner=1000`: a rank of 1000 is not between 1 and 96"),
             ('factorize{ranks="iner=10"}', 2, "which no node of the graph is called: the nearest are `inner`"),
             ('factorize{method=tucker2 ranks="inner=8x0"}', 2, "a rank of 0 is not between 1 and 32"),
-            ("factorize{method=vbmf macs=0.5}", 2, "`method` takes bmd, cpd, svd, tucker2, not `vbmf`"),
+            ("factorize{method=vbmf macs=0.5}", 2, "`method` takes bmd, cpd, cpd-separable, svd, tucker2, not `vbmf`"),
             ("factorize", 2, "give `speedup`, `macs`, `size` or `error`, or one of"),
         ],
     )
