@@ -6,7 +6,8 @@ function overloads, small number formats, the opset), so lpcc has its own, which
 A graph that came through this door has, beyond what graphsurgeon gives it: variables with `dtype` (a NumPy or
 ml_dtypes type) and `shape` (an int, a name or None for each dimension); graph inputs with `default`, the constant that
 stands for the input where the caller leaves it out, else None; and everything else of the model in attributes
-`carried`, written back untouched.
+`carried`, written back untouched. A graph of which it is known how large its inputs are has `sizes`: for open
+dimensions, by place (``images[2]``), the size that costs are told for.
 """
 
 from __future__ import annotations
@@ -130,7 +131,7 @@ def _clone(graph: gs.Graph, tensors: dict[int, gs.Tensor]) -> gs.Graph:
         opset=graph.opset,
     )
     copied.name = graph.name
-    for name in ("carried", "carried_model", "sources"):
+    for name in ("carried", "carried_model", "sizes", "sources"):
         if name in graph.__dict__:
             setattr(copied, name, graph.__dict__[name])
     copied.loose = [tensor(t) for t in graph.__dict__.get("loose", [])]

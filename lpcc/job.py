@@ -139,6 +139,7 @@ def open_job(
     if reference is not None:
         _check_floors(budget, original.model)
         _open_data(job, reference, calib, evaluation, training, preprocess)
+        job.graph.sizes = original.graph.sizes = _sizes(job)
     if not job.only_exact:
         check_needs(job.guarded_passes, ctx)
     return job
@@ -225,6 +226,26 @@ def _open_data(
     wanted = any(Need.CALIBRATION in item.required for item in job.pipeline)
     if calib is None and (wanted or (job.guarded_passes and evaluation is None)):
         _make_up_images(job, reference, recipe)
+
+
+def _sizes(job: Job) -> dict[str, int]:
+    """Sizes of the dimensions that the model leaves open, in the first sample of the user's; none for that of samples.
+
+    By place: ``images[2]``. Without data nothing is known.
+    """
+    given = (job.ctx.calibration, job.ctx.evaluation, job.ctx.training)
+    data = next((found for found in given if found is not None and not found.is_synthetic), None)
+    if data is None:
+        return {}
+    feeds = next(iter(data.batches(1))).feeds
+    first = 1 if data.sampled else 0
+    return {
+        f"{tensor.name}[{axis}]": feeds[tensor.name].shape[axis]
+        for tensor in job.graph.inputs
+        if tensor.name in feeds and tensor.shape is not None
+        for axis, dim in enumerate(tensor.shape)
+        if axis >= first and not isinstance(dim, int)
+    }
 
 
 def _make_up_images(job: Job, reference: Session, recipe: Path | None) -> None:

@@ -63,11 +63,11 @@ def bind(graph: gs.Graph, sizes: Mapping[str, int] | None = None, *, default: in
     """Shapes of all tensors of an annotated graph.
 
     A dimension that the model leaves open takes its value from `sizes`, by its name (``batch``) or its place
-    (``images[2]``). Where that says nothing, the first dimension of an input is 1, any other one `default`, and the
-    result says so. The graph itself is not changed. Shapes that do not follow by name alone are inferred from the
-    concrete sizes, node by node.
+    (``images[2]``), else from the `sizes` of the graph itself (see `lpcc.graph`). Where these say nothing, the first
+    dimension of an input is 1, any other one `default`, and the result says so. The graph itself is not changed. Shapes
+    that do not follow by name alone are inferred from the concrete sizes, node by node.
     """
-    values: dict[str, int] = dict(sizes or {})
+    values: dict[str, int] = {**graph.__dict__.get("sizes", {}), **(sizes or {})}
     assumptions: list[str] = []
     shapes: dict[int, tuple[int, ...]] = {}
     for tensor in graph.inputs:

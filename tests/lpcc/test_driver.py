@@ -71,6 +71,22 @@ def test_a_graph_given_is_not_changed() -> None:
     assert len(graph.nodes) == 9
 
 
+@pytest.mark.parametrize("data", ["calib", "eval", "train"])
+def test_costs_are_of_the_size_of_the_images(data: str) -> None:
+    fixed = read_model(RESIDUAL.replace("16,16] image", "24,40] image"))
+    of_any = read_model(RESIDUAL.replace("16,16] image", "height,width] image"))
+    x = np.random.default_rng(0).standard_normal((8, 3, 24, 40)).astype(np.float32)
+    given: dict[str, object] = {data: {"image": x} | ({"labels": np.arange(8)} if data == "eval" else {})}
+    sides = [lpcc.optimize(m, target="arm-cortex-a", pipeline="exact", **given).report for m in (fixed, of_any)]  # type: ignore[arg-type]
+    for ours, theirs in ((sides[0].before, sides[1].before), (sides[0].after, sides[1].after)):
+        assert (ours.macs, ours.latency_ms, ours.peak_activation_bytes) == (
+            theirs.macs,
+            theirs.latency_ms,
+            theirs.peak_activation_bytes,
+        )
+    assert not any("height" in note for note in sides[1].notes)
+
+
 def test_quantised_within_the_budget_and_faster() -> None:
     result = lpcc.optimize(read_model(RESIDUAL), target="arm-cortex-a", calib=images())
     report = result.report
