@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lpcc.cli import options
+from lpcc.cli import failure, options
 from lpcc.cli.terminal import Terminal, check_output, check_writable
 from lpcc.errors import UsageError
 
@@ -110,23 +110,30 @@ def retrain(
 
     from lpcc.retraining import retrain as run
 
-    with terminal.progress() as step:
-        result = run(
-            student,
-            train=train,
-            teacher=teacher,
-            labels=labels,
-            loss=loss,
-            pairs=tuple(pair or ()),
-            trainer=trainer or "",
-            recipe=recipe,
-            eval=evaluation,
-            preprocess=preprocess,
-            metric=metric,
-            checkpoint=None if trainer else state,
-            resume=resume,
-            progress=step,
-        )
+    if resume:
+        terminal.show([f"going on from {state}" if state.exists() else f"{state} is not there: training begins anew"])
+    try:
+        with terminal.progress() as step:
+            result = run(
+                student,
+                train=train,
+                teacher=teacher,
+                labels=labels,
+                loss=loss,
+                pairs=tuple(pair or ()),
+                trainer=trainer or "",
+                recipe=recipe,
+                eval=evaluation,
+                preprocess=preprocess,
+                metric=metric,
+                checkpoint=None if trainer else state,
+                resume=resume,
+                progress=step,
+            )
+    except KeyboardInterrupt:
+        if state.exists():
+            failure.line(f"{state} keeps what was learned: go on with --resume")
+        raise
     result.save(destination, overwrite_input=force)
     state.unlink(missing_ok=True)
     terminal.write_json({"student": str(student), "output": str(destination), **result.to_json()})

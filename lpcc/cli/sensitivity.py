@@ -86,13 +86,18 @@ def sensitivity(
 
     from lpcc.data import Dataset
     from lpcc.graph import load, to_proto
-    from lpcc.pipeline import Context, Pipeline
+    from lpcc.pipeline import Context, Need, Pipeline
     from lpcc.pipeline.runner import run_pipeline
     from lpcc.quality import parse_metric
     from lpcc.runtime import TensorSpec
     from lpcc.sensitivity import survey
 
     before = Pipeline.parse(pipeline)
+    for step_before in before:
+        if step_before.required - {Need.CALIBRATION}:
+            raise UsageError(
+                f"--pipeline {pipeline}: pass `{step_before.name}` needs more than images: leave it out here"
+            )
     judged_by = None if metric is None else parse_metric(metric)
     if judged_by is not None and judged_by.needs_labels and evaluation is None:
         raise UsageError(f"--metric {metric} needs labelled images: give --eval")

@@ -100,7 +100,7 @@ class ImageJudge:
     Made-up images are of no class, and of many the original itself is unsure: which class comes out then says little.
     On them each choice counts as much as the original is sure of it.
 
-    Raises DataError when the metric does not suit the data or the model.
+    Raises DataError when the metric does not suit the data or the model, ModelError when the original gives only NaN.
     """
 
     def __init__(self, original: onnx.ModelProto, ctx: Context, budget: Budget, kernels: Kernels | None = None) -> None:
@@ -187,9 +187,10 @@ class ImageJudge:
 
     @cached_property
     def _expected(self) -> Expected:
-        from lpcc.quality import Expected, class_outputs
+        from lpcc.quality import Expected, class_outputs, require_numbers
 
         data = self._data.head(_COMPARED_SAMPLES)
+        require_numbers(self._reference, data)
         return Expected(self._reference, data, class_outputs(self.original), by_margin=data.is_synthetic)
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lpcc.quality.classes import Classes, class_outputs
-from lpcc.quality.compare import Comparison, Score, compare, compare_runs, evaluate, layer_sqnr
+from lpcc.quality.compare import Comparison, Score, compare, compare_runs, evaluate, layer_sqnr, require_numbers
 from lpcc.quality.expected import Expected
 from lpcc.quality.metric import BUILTIN, Metric, Tally, drop, parse_metric
 from lpcc.quality.tallies import Difference, Hits, in_top, same_choice, scores
@@ -26,6 +26,7 @@ __all__ = [
     "in_top",
     "layer_sqnr",
     "parse_metric",
+    "require_numbers",
     "same_choice",
     "scores",
 ]

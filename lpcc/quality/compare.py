@@ -265,6 +265,19 @@ def require(names: list[str], session: Session) -> None:
             raise ModelError(f"the candidate has no output `{name}`; both models must have the same outputs")
 
 
+def require_numbers(reference: Session, dataset: Dataset) -> None:
+    """Raise ModelError where an output of the original is nothing but NaN, from which nothing could differ.
+
+    The first sample tells.
+    """
+    for name, value in run(reference, next(iter(dataset.batches(1)))).items():
+        if _numeric(value) and value.dtype.kind == "f" and value.size and np.isnan(value).all():
+            raise ModelError(
+                f"output `{name}` of the original is NaN for the first image: nothing can be judged by it; look for "
+                "NaN in its weights and in the images"
+            )
+
+
 def _numeric(value: object) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind in "fiub"
 

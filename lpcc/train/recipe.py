@@ -92,7 +92,8 @@ class Recipe:
             value = getattr(self, field.name)
             if field.name in _OWN and not _accepts(hints[field.name], value):
                 expected = describe(hints[field.name])
-                raise UsageError(f"training option `{field.name}` takes {expected}, not `{value}`")
+                name = field.name.replace("_", "-")
+                raise UsageError(f"training option `{name}` takes {expected}, not `{value}`")
 
     @classmethod
     def of(cls, options: object, **others: Any) -> Recipe:

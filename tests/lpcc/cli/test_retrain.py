@@ -91,7 +91,7 @@ def test_trains_and_reports(lpcc: Callable[..., Any], models: Path) -> None:
         (["--mix", "cut"], 2, "error: training option `mix` takes one of none, mixup, cutmix, both, not `cut`"),
         (["--metric", "sqnr"], 2, "metric sqnr judges the images of `eval`"),
         (["--set", "optimiser=adagrad"], 2, "error: --set optimiser=adagrad: option `optimiser` takes one of"),
-        (["--learning-rate", "-1"], 2, "option `learning_rate` takes a number between"),
+        (["--learning-rate", "-1"], 2, "option `learning-rate` takes a number between"),
         (["--loss", "kdd"], 2, "unknown loss `kdd`; did you mean kd?"),
         (["--loss", "kd+hard"], 2, "labels"),
         (["--pair", "r=nothing", "--loss", "hint"], 2, "nothing"),
@@ -183,3 +183,30 @@ def test_a_kill_in_the_middle_of_an_epoch_costs_nothing(models: Path) -> None:
     subprocess.run([*command, "-o", "killed.onnx", "--resume"], check=True, env=environment)
     assert Path("killed.onnx").read_bytes() == Path("whole.onnx").read_bytes()
     assert not state.exists()
+
+
+@needs_torch
+def test_who_interrupts_a_training_is_told_how_to_go_on(models: Path) -> None:
+    np.savez("x.npz", x=np.random.default_rng(1).standard_normal((2048, 3, 8, 8)).astype(np.float32))
+    command = [sys.executable, "-m", "lpcc", "retrain", *GIVEN, "--epochs", "400", "--batch", "8", "-o", "cut.onnx"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[3])}
+    state = Path("cut.onnx.checkpoint")
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as running:
+        deadline = time.monotonic() + 60
+        while not state.exists() and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert said.splitlines()[-2:] == [
+        "lpcc: cut.onnx.checkpoint keeps what was learned: go on with --resume",
+        "lpcc: interrupted",
+    ]
+    assert not Path("cut.onnx").exists()
+    state.unlink()
+
+
+@needs_torch
+def test_resume_says_whether_there_was_anything_to_go_on_from(lpcc: Callable[..., Any], models: Path) -> None:
+    done = lpcc("retrain", *GIVEN, "--epochs", "1", "--resume", "-o", "new.onnx")
+    assert "new.onnx.checkpoint is not there: training begins anew" in done.out

@@ -11,7 +11,7 @@ import pytest
 import lpcc
 from lpcc import simulate
 from lpcc.data import Dataset
-from lpcc.errors import UsageError
+from lpcc.errors import ModelError, UsageError
 from lpcc.pipeline import Context
 from lpcc.pipeline.judge import Budget, ImageJudge
 from lpcc.quality import compare
@@ -144,3 +144,14 @@ def test_on_made_up_images_choices_count_as_much_as_the_original_is_sure(made_up
     assert (slightly_off.agreement > 99) is made_up
     assert judge(_linear(np.zeros(10), flip=-1.0)).problem is not None
     assert judge(_linear(np.zeros(10))).agreement == pytest.approx(100)
+
+
+def test_an_original_that_gives_only_nan_is_no_measure() -> None:
+    x = np.random.default_rng(0).standard_normal((4, 10)).astype(np.float32)
+    context = Context(calibration=Dataset.from_arrays({"x": x}))
+    broken = _linear(np.full(10, np.nan))
+    with pytest.raises(ModelError, match="output `y` of the original is NaN for the first image"):
+        ImageJudge(broken, context, Budget(None, None, None, None))(broken)
+    some = np.zeros(10)
+    some[3] = np.nan
+    ImageJudge(_linear(some), context, Budget(None, None, None, None))(_linear(some))

@@ -23,14 +23,14 @@ def test_every_option_is_explained() -> None:
         ({"epochs": 0}, "training option `epochs` takes a whole number between 1 and 100000, not `0`"),
         ({"epochs": 1.5}, "`epochs` takes a whole number"),
         ({"epochs": True}, "`epochs` takes a whole number"),
-        ({"learning_rate": 0.0}, "`learning_rate` takes a number between 1e-09 and 1000, not `0.0`"),
-        ({"learning_rate": float("nan")}, "`learning_rate` takes a number"),
+        ({"learning_rate": 0.0}, "`learning-rate` takes a number between 1e-09 and 1000, not `0.0`"),
+        ({"learning_rate": float("nan")}, "`learning-rate` takes a number"),
         ({"clip": float("inf")}, "`clip` takes a number at least 0, not `inf`"),
         ({"optimiser": "lion"}, "`optimiser` takes one of sgd, adam, adamw, soap, not `lion`"),
         ({"flip": 1}, "`flip` takes true or false, not `1`"),
         ({"holdout": 0.6}, "`holdout` takes a number between 0 and 0.5"),
         ({"metric": 3}, "`metric` takes text"),
-        ({"at_once": 0}, "`at_once` takes a whole number"),
+        ({"at_once": 0}, "`at-once` takes a whole number"),
     ],
 )
 def test_options_out_of_range_are_one_line(options: dict[str, object], message: str) -> None:

@@ -254,7 +254,7 @@ def test_a_sketch_has_as_many_components_and_needs_no_images():
         ({"optimiser": "sgd"}, "gates are trained by adam or adamw"),
         ({"metric": "top1"}, "no images are held out"),
         ({"patience": 3}, "no images are held out"),
-        ({"learning_rate": None}, "training option `learning_rate` takes a number"),
+        ({"learning_rate": None}, "training option `learning-rate` takes a number"),
         ({"holdout": 0.1}, "training option `holdout` takes"),
         ({"epochs": 0}, "training option `epochs` takes"),
     ],
