@@ -216,13 +216,14 @@ class TestImpossible:
 
 class TestOddWeights:
     def test_that_are_no_numbers(self, lpcc: Callable[..., Any], model: Path) -> None:
+        """All that the network gives is NaN then: nothing can be judged by it. The pass alone leaves such a layer."""
         spoil(model, lambda w: np.where(w == w.max(), np.float32(np.nan), w))
         for fit in ("weights", "outputs"):
-            options = ("-p", f"exact,factorize{{energy=0.9 fit={fit}}}", "-o", "o.onnx", "-v")
+            options = ("-p", f"exact,factorize{{energy=0.9 fit={fit}}}", "-o", "o.onnx")
             done = lpcc("optimize", model, *TARGET, "--calib", "calib.npz", *options)
-            assert (done.code, done.err) == (0, "")
-            assert "d" not in cut("o.onnx")
-            assert "its weights are not all finite: inner" in done.out
+            assert done.code == 3
+            assert "NaN" in done.error
+            assert not Path("o.onnx").exists()
 
     def test_of_zeros(self, lpcc: Callable[..., Any], model: Path) -> None:
         spoil(model, np.zeros_like)
