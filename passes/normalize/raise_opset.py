@@ -13,6 +13,9 @@ from onnx import helper
 
 from lpcc import edit
 from lpcc.analysis.shape_values import ShapeValues, shape_values
+from lpcc.door import files
+from lpcc.errors import ModelError
+from lpcc.graph import clone, to_proto
 from lpcc.passes.normalize.opset_steps import CHECKS, HIGHEST, LOWEST, STEPS
 from lpcc.pipeline import Changes, Context, Fidelity, Pass, Range
 
@@ -30,14 +33,15 @@ class RaiseOpset(Pass):
 
     Left alone, with all its nodes at the opset that it has: a model below opset 7 or with a node that cannot be
     rewritten, e.g. one whose operator changed in a way that `opset_steps` does not list, a batch norm in training mode,
-    a Dropout whose mask is used.
+    a Dropout whose mask is used; and one in which shape inference, which knows more of newer operators, then finds that
+    shapes are not as the model states them.
     """
 
     name: ClassVar[str] = "raise-opset"
     fidelity: ClassVar[Fidelity] = Fidelity.EXACT
     to: Annotated[int, Range(min=LOWEST, max=HIGHEST)] = 17
 
-    def run(self, graph: gs.Graph, ctx: Context) -> Changes:
+    def run(self, graph: gs.Graph, ctx: Context) -> Changes:  # noqa: ARG002
         """Check every node of the model, then rewrite all of them or none."""
         changes = Changes()
         start = int(graph.opset)
@@ -52,19 +56,31 @@ class RaiseOpset(Pass):
                 changes.refuse(node, f"the model stays at opset {start}: {reason}")
         if changes.refused:
             return changes
+        trial = clone(graph)
+        self._raise(trial, Changes())
+        try:
+            files.check(to_proto(trial), f"at opset {self.to}")
+        except ModelError as error:
+            changes.refuse(graph.name or "graph", f"the model stays at opset {start}: {error}")
+            return changes
+        self._raise(graph, changes)
+        return changes
+
+    def _raise(self, graph: gs.Graph, changes: Changes) -> None:
+        """Rewrite all nodes of a model, in place."""
+        start = int(graph.opset)
         needs_shapes = any(edit.op(node) in _OVER_AXES for node in edit.nodes(graph))
-        found = ctx.analysis(shape_values, graph) if needs_shapes else ShapeValues({})
+        found = shape_values(graph) if needs_shapes else ShapeValues({})
         for scope in edit.graphs(graph):
             with edit.Edit(scope) as e:
                 for node in e.nodes:
                     name, kind = edit.label(node), edit.op(node)
-                    if _raise(e, node, _steps(kind, start, self.to), found):
+                    if _follow(e, node, _steps(kind, start, self.to), found):
                         changes.done(name, f"{kind} rewritten for the new opset")
             scope.opset = self.to
         oldest = helper.find_min_ir_version_for([helper.make_opsetid("", self.to)], ignore_unknown=True)
         graph.ir_version = max(graph.ir_version or 0, oldest)
         changes.done(graph.name or "graph", f"opset raised to {self.to}")
-        return changes
 
 
 @cache
@@ -108,7 +124,7 @@ def _obstacle(node: gs.Node, start: int, to: int) -> str:
     return check(node) if check is not None and start < before <= to else ""
 
 
-def _raise(e: edit.Edit, node: gs.Node, steps: Iterable[tuple[str, int]], found: ShapeValues) -> bool:
+def _follow(e: edit.Edit, node: gs.Node, steps: Iterable[tuple[str, int]], found: ShapeValues) -> bool:
     """Take the steps of one node; whether they changed it."""
     before = (node.op, dict(node.attrs))
     for step in steps:

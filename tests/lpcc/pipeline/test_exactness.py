@@ -8,7 +8,7 @@ import pytest
 import lpcc
 from lpcc.data import Dataset
 from lpcc.equality import TOLERANCE, difference
-from lpcc.errors import PassError
+from lpcc.errors import ModelError, PassError
 from lpcc.graph import from_proto
 from lpcc.pipeline.exactness import check_exact
 from lpcc.pipeline.variant import Variant
@@ -71,3 +71,13 @@ def test_a_wrong_operator_is_a_change_in_any_type(text: str) -> None:
     dtype = np.float16 if text is HALF else np.float32
     with pytest.raises(PassError, match="changed output `y`"):
         check(text.format("Relu(a)"), text.format("Abs(a)"), normal(dtype))
+
+
+def test_a_model_that_states_false_shapes_is_told_so() -> None:
+    """Shape inference sees that only once constants are folded."""
+    text = HEAD + "g (float[N,64] x) => (float[1,N] y) { %s }"
+    told = text % "s = Shape(x) o = Constant<value_ints = [1]>() t = Concat<axis = 0>(o, s) y = Reshape(x, t)"
+    with pytest.raises(
+        ModelError, match=r"states of an output that it is y: float32\[1, N\], and makes y: float32\[1, "
+    ):
+        lpcc.optimize(read_model(told), target="arm-cortex-a", pipeline="exact")
