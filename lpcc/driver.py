@@ -20,7 +20,7 @@ from lpcc.door import files
 from lpcc.errors import ModelError
 from lpcc.graph import clone
 from lpcc.job import Images, Job, Model, open_job
-from lpcc.pipeline import Context, Pass, Pipeline
+from lpcc.pipeline import Context, Fidelity, Pass, Pipeline
 from lpcc.pipeline.diagnosis import Findings, diagnose
 from lpcc.pipeline.exactness import check_exact
 from lpcc.pipeline.guard import Judgement, Returned, run_guarded
@@ -241,9 +241,10 @@ def _runnable(job: Job) -> list[Pass]:
         return []
     made_up = job.ctx.calibration is not None and job.ctx.calibration.is_synthetic
     if made_up and not job.has_grounds:
+        left_out = ", ".join(dict.fromkeys(item.name for item in passes if item.fidelity is not Fidelity.EXACT))
         job.notes.append(
-            "stays in float: without images (--calib), and without batch norms or limited activations, whose ranges "
-            "would stand in for them, nobody can tell what approximate passes cost"
+            f"stays in float, and nothing is done by {left_out}: without images (--calib), and without batch norms or "
+            "limited activations, whose ranges would stand in for them, nobody can tell what approximate passes cost"
         )
         return []
     return passes

@@ -115,7 +115,7 @@ class SyntheticSource:
             raise DataError(f"synthesised data: {count} samples asked for; it takes at least 1")
         self._count = count
         self._seed = seed
-        self._rows = _sized(without_axis(inputs), size)
+        self._rows = _sized(inputs, size)
         self._limits = {} if model is None else _table_sizes(model)
         self._stated = recipe is not None
         self._look = Look() if recipe is None else Look.stated(recipe)
@@ -186,7 +186,7 @@ class SyntheticSource:
         except ModelError:
             return  # whoever runs the model next says why
         for other in (size, *_SIZES):  # sizes that are free by their type may be tied by what the model does
-            self._rows = _sized(without_axis(inputs), other)
+            self._rows = _sized(inputs, other)
             picture = lru_cache(maxsize=64)(self._picture)  # candidates differ in scale and offset: draw once
             try:
                 probe.run(next(batches(self._look, 1)))
@@ -194,7 +194,7 @@ class SyntheticSource:
             except ModelError:
                 continue
         else:
-            self._rows = _sized(without_axis(inputs), size)
+            self._rows = _sized(inputs, size)
             return
         values = sum(math.prod(_fixed(spec)) for spec in self._rows)
         count = max(2, min(_PROBES, _PROBE_VALUES // values))
@@ -258,8 +258,26 @@ def _best(
     return best, least
 
 
-def _sized(rows: Sequence[TensorSpec], size: int) -> tuple[TensorSpec, ...]:
-    """The specs with every free dimension fixed: channels of images to 3, all others to `size`."""
+def _one_at_a_time(inputs: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    """Inputs without a common sample axis: a free dimension in front is 1, as is any other of its name.
+
+    So costs are told for them, too.
+    """
+    names = {spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], str)}
+
+    def sized(spec: TensorSpec) -> TensorSpec:
+        if spec.shape is None:
+            return spec
+        first = tuple(1 if not isinstance(d, int) else d for d in spec.shape[:1])
+        return replace(spec, shape=(*first, *(1 if d in names else d for d in spec.shape[1:])))
+
+    return tuple(map(sized, inputs))
+
+
+def _sized(inputs: Sequence[TensorSpec], size: int) -> tuple[TensorSpec, ...]:
+    """The inputs of one sample with every free dimension fixed: channels of images to 3, all others to `size`."""
+    sampled, _ = sample_axis(inputs)
+    rows = without_axis(inputs) if sampled else _one_at_a_time(inputs)
     sized = []
     for spec in rows:
         if spec.shape is None or spec.dtype is None or spec.dtype.hasobject:

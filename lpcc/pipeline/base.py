@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
@@ -37,13 +38,14 @@ class Need(Enum):
 
 @dataclass(frozen=True)
 class Range:
-    """Closed range of a numeric option, as in ``Annotated[float, Range(0, 1)]``."""
+    """Closed range of finite numbers that an option takes, as in ``Annotated[float, Range(0, 1)]``."""
 
     min: float | None = None
     max: float | None = None
 
     def __contains__(self, value: float) -> bool:
-        return (self.min is None or value >= self.min) and (self.max is None or value <= self.max)
+        least, most = -math.inf if self.min is None else self.min, math.inf if self.max is None else self.max
+        return math.isfinite(value) and least <= value <= most
 
     def __str__(self) -> str:
         if self.max is None:
@@ -79,6 +81,8 @@ class Changes:
     As `lpcc.quality.noise_of` counts it; of layers that change together, the first stands for all. The guard goes by it
     where it has layers go back.
     """
+    notes: list[str] = field(default_factory=list)
+    """What the user should know whatever comes of it: a goal that was given up, work that was stopped."""
 
     def done(self, node: gs.Node | str, what: str) -> None:
         """Record a rewrite at `node`; `what` is a short constant phrase, by which rewrites are counted."""

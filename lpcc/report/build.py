@@ -64,6 +64,7 @@ def build_report(job: Job, decision: Decision, file_bytes: int, output: str | No
             dict.fromkeys(
                 [
                     *job.notes,
+                    *(note for record in decision.records for note in record.changes.notes),
                     *_saturation(decision),
                     *_assumptions(original.cost, result.cost),
                     *result.cost.warnings,

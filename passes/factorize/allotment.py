@@ -237,6 +237,7 @@ class Layers:
                         wait([future], timeout=_LOOK)
                 except KeyboardInterrupt:
                     self._stopped = True
+                    self._ctx.progress("interrupted: layers under way are finished, the others stay whole", 0, 0)
                     pool.shutdown(wait=True, cancel_futures=True)
                 try:
                     found[result] = future.result()

@@ -111,7 +111,7 @@ class Factorize(Pass):
         whole = any(value is not None for value in (self.speedup, self.macs, self.size, self.error))
         alone = [value is not None for value in (self.max_drop, self.energy, self.ratio)]
         if whole + sum(alone) + self.evbmf + bool(self.ranks) != 1:
-            others = "`max_drop`, `energy`, `ratio`, `evbmf` and `ranks`"
+            others = "`max-drop`, `energy`, `ratio`, `evbmf` and `ranks`"
             raise ValueError(f"give `speedup`, `macs`, `size` or `error`, or one of {others}")
 
     @property
@@ -144,6 +144,11 @@ class Factorize(Pass):
             changes.done(nodes[result], "refitted in order")
         for result, reason in fits.declined.items():
             changes.refuse(nodes[result], reason)
+        undone = sum(reason == STOPPED for reason in (*found.left.values(), *fits.declined.values()))
+        if undone:
+            changes.notes.append(
+                f"factorize was interrupted: {undone} of {len(forms)} layers stay whole for it, goals may be missed"
+            )
         return changes
 
     def sketch(self, graph: gs.Graph, ctx: Context) -> Changes:

@@ -114,6 +114,16 @@ def test_scalars_and_inputs_without_a_sample_axis() -> None:
     assert {name: x.shape for name, x in one.feeds.items()} == {"a": (2, 3), "b": (3, 4), "c": ()}
 
 
+def test_without_a_sample_axis_what_is_free_in_front_is_one_as_costs_have_it() -> None:
+    inputs = [
+        TensorSpec("x", F32, ("batch", "length")),
+        TensorSpec("state", F32, (2, "batch", 128)),
+        TensorSpec("k", F32, ()),
+    ]
+    feeds = next(iter(Dataset.synthetic(inputs, 2).batches(1))).feeds
+    assert {name: value.shape for name, value in feeds.items()} == {"x": (1, 224), "state": (2, 1, 128), "k": ()}
+
+
 def test_a_model_without_inputs_is_fed_nothing() -> None:
     assert [(b.feeds, b.count) for b in Dataset.synthetic((), 2).batches(4)] == [({}, 1), ({}, 1)]
 

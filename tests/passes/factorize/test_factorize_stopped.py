@@ -73,6 +73,8 @@ def test_while_the_first_are_fitted_by_themselves(monkeypatch):
     _, changes = run(ranks=("inner=8", "wide=8"))
     assert {each.node for each in changes.rewrites} == {"inner"}
     assert [(refusal.node, refusal.reason) for refusal in changes.refused] == [("wide", "stopped before its turn")]
+    (note,) = changes.notes
+    assert note.startswith("factorize was interrupted: 1 of ")
 
 
 @pytest.mark.parametrize("when", [0, 5])
