@@ -70,6 +70,16 @@ class Retrained:
             files.refuse_input(path, *self._sources)
         files.write(self.model, path)
 
+    @property
+    def _decided(self) -> str:
+        """Who said that these weights are the ones to keep."""
+        history = self.learned.history
+        if history is None:
+            return f"`{self.lesson.trainer}` decides what is written"
+        return (
+            "the images held out say better" if history.held_out else "no images were held out, the last epoch counts"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Losses, options, pairs, the course of the training and the scores, as plain JSON values."""
         history = self.learned.history
@@ -100,8 +110,8 @@ class Retrained:
                 f"{taught}student before {amount(found.metric, found.before)}, after "
                 f"{amount(found.metric, found.after)}, on {found.samples} images"
             )
-            if self.learned.history is None and found.is_worse:
-                yield f"note: worse than before: `{self.lesson.trainer}` decides what is written"
+            if found.is_worse:
+                yield f"note: worse than before: {self._decided}"
 
 
 def retrain(

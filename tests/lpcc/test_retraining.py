@@ -206,6 +206,15 @@ class TestOwnLoop:
         assert found.scores.is_worse
         assert "note: worse than before: `own_loops:worsen` decides what is written" in found.lines()
 
+    def test_harm_is_told_where_nothing_was_held_out_to_see_it(self, teacher):
+        judged = {"x": images(64, 7), "labels": Session(teacher).run({"x": images(64, 7)})["y"].argmax(1)}
+        wild = Recipe(epochs=1, batch=32, optimiser="sgd", learning_rate=50, clip=0, holdout=0)
+        found = lpcc.retrain(
+            teacher, teacher=teacher, train={"x": images(64)}, eval=judged, loss="kd*1000", recipe=wild
+        )
+        assert found.scores.is_worse
+        assert "note: worse than before: no images were held out, the last epoch counts" in found.lines()
+
     @pytest.mark.parametrize(
         ("name", "message"),
         [

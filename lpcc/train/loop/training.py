@@ -328,7 +328,8 @@ class _Training:
         if best == self.epoch:
             return why
         if best == 0:
-            return f"{why}; no epoch was better than the start, whose weights are kept"
+            advice = "a lower learning-rate or norms=frozen may help"
+            return f"{why}; no epoch was better than the start, whose weights are kept: {advice}"
         return f"{why}; the weights of epoch {best} are kept, the best"
 
     def _fail(self, problem: str) -> None:

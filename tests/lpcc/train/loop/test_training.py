@@ -176,7 +176,9 @@ def test_never_worse_than_the_start() -> None:
     history = fit(student, teacher, Aim(), dataset(), Recipe(optimiser="sgd", epochs=2, batch=32, learning_rate=5))
     assert weights(student) == before
     assert (history.best, history.best_metric) == (0, 100.0)
-    assert history.stopped == "all epochs done; no epoch was better than the start, whose weights are kept"
+    kept, _, advice = history.stopped.partition(": ")
+    assert kept == "all epochs done; no epoch was better than the start, whose weights are kept"
+    assert "norms=frozen" in advice
 
 
 def test_a_student_that_always_chose_right_comes_closer_too() -> None:
@@ -210,8 +212,8 @@ def test_ends_early_where_nothing_gets_better() -> None:
         Net(2), Net(2), Aim(), dataset(), Recipe(optimiser="sgd", epochs=50, batch=32, learning_rate=1, patience=3)
     )
     assert len(history.epochs) == 3
-    assert history.stopped == (
-        "3 epochs without a better agreement; no epoch was better than the start, whose weights are kept"
+    assert history.stopped.startswith(
+        "3 epochs without a better agreement; no epoch was better than the start, whose weights are kept: "
     )
 
 
