@@ -35,7 +35,8 @@ class Trim(Pruning):
     and Li et al., CompactNet (2019, arXiv 1905.11669), with damages measured once (`lpcc.sensitivity`, on calibration
     images, each group repaired by itself) in place of training between steps. Channels are left in numbers that fill
     whole blocks of the target's kernels (`Compute.channel_multiple`). A step that saves no time is never taken. Where
-    another goal than time is open, its cost takes the place of T.
+    another goal than time is open, its cost takes the place of T. The last step may go further than it must: then
+    channels come back, most damage first, as long as the goals are met.
 
     The order in which the channels of a group go and the repair of the result are those of `prune-channels`.
 
@@ -90,13 +91,15 @@ class Trim(Pruning):
         return self._walk(replace(alike, choices=choices), goals, ctx)
 
     def _walk(self, steps: _Steps, goals: _Goals, ctx: Context) -> Counts:
-        """Step by step to the goals. Raises Infeasible where no step is left before they are met."""
+        """Step by step to the goals, and back as far as they allow. Raises Infeasible where steps end before them."""
         trimmed: Counts = {}
         while goals.excess(steps.price(trimmed)) > 0:
             ctx.progress("trim", sum(trimmed.values()), 0)
             better = steps.best(trimmed, goals)
             if better is None:
                 raise self.beyond(*goals.said(steps.price(trimmed)))
+            trimmed = better
+        while (better := steps.back(trimmed, goals)) is not None:
             trimmed = better
         return trimmed
 
@@ -178,6 +181,21 @@ class _Steps:
                 if value > most:
                     best, most = {**counts, name: count}, value
                 break
+        return best
+
+    def back(self, counts: Counts, goals: _Goals) -> Counts | None:
+        """The counts with the most damage of one group undone at which goals are still met; None where all must go."""
+        best, most = None, 0.0
+        for choice in self.choices:
+            name, size = choice.group.name, len(choice.group)
+            gone = counts.get(name, 0)
+            for count in sorted(size - kept for kept in choice.kept):
+                undone = choice.curve.damage(gone) - choice.curve.damage(count)
+                if count >= gone or undone <= most:
+                    break
+                if goals.excess(self.price({**counts, name: count})) <= 0:
+                    best, most = {**counts, name: count}, undone
+                    break
         return best
 
     def _further(self, choice: _Choice, gone: int) -> Iterator[int]:

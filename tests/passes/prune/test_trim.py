@@ -9,11 +9,13 @@ import pytest
 from lpcc.analysis.macs import constant_bytes
 from lpcc.analysis.types import annotate
 from lpcc.cost import CostModel
+from lpcc.cost.model import Totals
 from lpcc.data import Dataset
 from lpcc.errors import UsageError
 from lpcc.graph import from_proto, to_proto
 from lpcc.passes import Trim
 from lpcc.passes.prune import trim as room
+from lpcc.passes.prune.portions import Curve
 from lpcc.pipeline import Context, Pipeline
 from lpcc.pipeline.runner import run_pipeline
 from lpcc.runtime import Session, TensorSpec
@@ -234,3 +236,53 @@ def test_the_same_bytes_from_one_process_and_two(model, tmp_path):
     two, _ = ran(model, processes=2, **options)
     assert one.SerializeToString(deterministic=True) == two.SerializeToString(deterministic=True)
     assert len(list(tmp_path.iterdir())) == 1
+
+
+class Alike:
+    """A group of 32 channels, by its name."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __len__(self):
+        return 32
+
+
+def steps(saved, damages):
+    """Groups that can lose 16 channels, what each saves of 100 ms then, and what that damages."""
+    choices = [
+        room._Choice(Alike(name), Curve.through({0: 0.0, 16: damage}), (16, 32)) for name, damage in damages.items()
+    ]
+
+    def price(counts):
+        return Totals(100 - sum(saved[name] for name, count in counts.items() if count), 1.0, 1, 1)
+
+    return room._Steps(choices, price), room._Goals({"latency_ms": 70.0}, price({}))
+
+
+def test_what_went_further_than_it_had_to_comes_back_most_damage_first():
+    found, goals = steps({"a": 10, "b": 12, "c": 25}, {"a": 1.0, "b": 2.0, "c": 3.0})
+    all_gone = {"a": 16, "b": 16, "c": 16}
+    assert found.back(all_gone, goals) == {"a": 16, "b": 0, "c": 16}
+    assert found.back({"a": 16, "b": 0, "c": 16}, goals) is None
+    assert found.back({"a": 0, "b": 16, "c": 16}, goals) is None
+
+
+@pytest.mark.parametrize("speedup", [1.2, 1.6, 2.0])
+def test_no_channels_of_a_group_could_come_back(model, speedup, monkeypatch):
+    kept = []
+    walk = Trim._walk
+
+    def watched(self, taken, goals, ctx):
+        counts = walk(self, taken, goals, ctx)
+        kept.append((taken, goals, counts))
+        return counts
+
+    monkeypatch.setattr(Trim, "_walk", watched)
+    ran(model, speedup=speedup)
+    taken, goals, counts = kept[-1]
+    assert goals.excess(taken.price(counts)) == 0
+    for choice in taken.choices:
+        for fewer in (len(choice.group) - other for other in choice.kept):
+            if fewer < counts.get(choice.group.name, 0):
+                assert goals.excess(taken.price({**counts, choice.group.name: fewer})) > 0
