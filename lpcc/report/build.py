@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from lpcc.simulate import Saturation
 
 
+_FEW = 32
+"""Images below which their being the same as those of calibration flatters a result much."""
+
+
 def build_report(job: Job, decision: Decision, file_bytes: int, output: str | None) -> Report:
     """The report of `job`, which ended in `decision` with a model of `file_bytes`, to be saved as `output`."""
     original, result, race = job.original, decision.result, decision.race
@@ -65,6 +69,7 @@ def build_report(job: Job, decision: Decision, file_bytes: int, output: str | No
                 [
                     *job.notes,
                     *(note for record in decision.records for note in record.changes.notes),
+                    *_few(job, decision),
                     *_saturation(decision),
                     *_assumptions(original.cost, result.cost),
                     *result.cost.warnings,
@@ -73,6 +78,16 @@ def build_report(job: Job, decision: Decision, file_bytes: int, output: str | No
         ),
         worst=tuple(_worst(decision)),
     )
+
+
+def _few(job: Job, decision: Decision) -> Iterator[str]:
+    """A warning where few images tell the quality, and passes have worked with the same."""
+    judged, seen = decision.judgement, job.ctx.calibration
+    if judged is None or job.ctx.evaluation is not None or seen is None or seen.is_synthetic:
+        return
+    if judged.samples < _FEW:
+        images = f"{judged.samples} images" if judged.samples > 1 else "one image"
+        yield f"quality is told on {images} that the passes worked with, too: more, or others with --eval, tell more"
 
 
 def _saturation(decision: Decision) -> Iterator[str]:

@@ -100,6 +100,17 @@ def test_quantised_within_the_budget_and_faster() -> None:
     assert any(node.op_type == "QuantizeLinear" for node in result.model.graph.node)
 
 
+@pytest.mark.parametrize(("count", "told"), [(1, "one image"), (8, "8 images"), (32, "")])
+def test_few_images_that_passes_have_seen_tell_little(count: int, told: str) -> None:
+    notes = lpcc.optimize(read_model(RESIDUAL), target="arm-cortex-a", calib=images(count), min_sqnr=0).report.notes
+    found = [note for note in notes if note.startswith("quality is told on ")]
+    assert found == (
+        [f"quality is told on {told} that the passes worked with, too: more, or others with --eval, tell more"]
+        if told
+        else []
+    )
+
+
 def test_a_floor_that_cannot_be_met_gives_the_exact_model_and_says_so() -> None:
     result = lpcc.optimize(
         read_model(
