@@ -48,7 +48,8 @@ def check_dead_channels(random_network, data):
     killed = with_dead_channels(model, np.random.default_rng(data.draw(st.integers(0, 999))))
     after, changes = removed(model)
     onnx.checker.check_model(after, full_check=True)
-    assert_equivalent(model, after, dims={"N": 2})
+    # numbers in the thousands behind attention, cut off at 6 by a Clip, have been seen to differ by 1.8e-4 for rounding
+    assert_equivalent(model, after, dims={"N": 2}, tolerance=1e-3)
     idle = any(node.op_type in ("Pad", "Gather", "Slice") for node in model.graph.node)  # zeros, and what nobody picks
     assert killed or not changes or idle
 
